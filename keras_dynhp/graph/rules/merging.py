@@ -1,0 +1,157 @@
+"""Operations on several tensors, element by element, and concatenation."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_dynhp.graph import labels as lb
+from keras_dynhp.graph.registry import rule_for
+
+layers = keras.layers
+
+
+@rule_for(
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+)
+def merge(call):
+    """Channels at the same place go together."""
+    result, shape = call.inputs[0], call.input_shapes[0]
+    for labels, other in zip(call.inputs[1:], call.input_shapes[1:]):
+        # Keras's merge layers insert ones behind the batch axis of the shorter shape.
+        while len(other) < len(shape):
+            labels, other = labels[:, None], (other[0], 1, *other[1:])
+        while len(shape) < len(other):
+            result, shape = result[:, None], (shape[0], 1, *shape[1:])
+        result, shape = join(call, result, shape, labels, other)
+    return result
+
+
+@rule_for(
+    "Add",
+    "Subtract",
+    "Multiply",
+    "Divide",
+    "DivideNoNan",
+    "TrueDivide",
+    "FloorDivide",
+    "Maximum",
+    "Minimum",
+    "Fmax",
+    "Fmin",
+    "Mod",
+    "Power",
+    "Arctan2",
+    "Hypot",
+    "Logaddexp",
+    "Greater",
+    "GreaterEqual",
+    "Less",
+    "LessEqual",
+    "Equal",
+    "NotEqual",
+    "LogicalAnd",
+    "LogicalOr",
+    "LogicalXor",
+    "Where",
+)
+def arithmetic(call):
+    """As `merge`, with NumPy's broadcasting and constants among the operands."""
+    operands = keras.tree.flatten((call.args, call.kwargs))
+    result, shape, symbolic = None, (), 0
+    for operand in operands:
+        if operand is None:
+            continue
+        if isinstance(operand, keras.KerasTensor):
+            labels, own = call.inputs[symbolic], call.input_shapes[symbolic]
+            symbolic += 1
+        else:
+            own = np.shape(operand)
+            labels = lb.blank(len(own), call.fixed(f"meets a constant in {call.path}"))
+        if result is None:
+            result, shape = labels, own
+            continue
+        rank = max(len(shape), len(own))
+        result, shape = _pad(result, shape, rank)
+        labels, own = _pad(labels, own, rank)
+        result, shape = join(call, result, shape, labels, own)
+    return result
+
+
+def _pad(labels, shape, rank):
+    extra = rank - len(shape)
+    return labels.reshape((1,) * extra + labels.shape), (1,) * extra + tuple(shape)
+
+
+def join(call, a, a_shape, b, b_shape):
+    """The labels of an elementwise operation on two tensors of the same rank.
+
+    A tensor that has size 1 wherever the other's channels lie is broadcast over them: nothing in
+    it has to go when a channel goes.
+    """
+    shape = tuple(
+        two if one == 1 else one if two == 1 else (one if one is not None else two)
+        for one, two in zip(a_shape, b_shape)
+    )
+    a_axes, b_axes = lb.varying(a), lb.varying(b)
+    b_follows = any(b_shape[axis] != 1 for axis in a_axes)
+    a_follows = any(a_shape[axis] != 1 for axis in b_axes)
+    if not a_axes and not b_axes:
+        # Neither is written out: both are fixed, or the same everywhere.
+        fixed = a if int(a.flat[0]) < 0 else b
+        return (fixed if (a < 0).all() or (b < 0).all() else a), shape
+    if a_axes and b_axes and not (a_follows or b_follows):
+        return call.barrier("spreads two kinds of channels over two axes")[0], shape
+    if not b_follows and not a_follows:
+        return (a if a_axes else b), shape
+    if (a_axes and not b_follows) or (b_axes and not a_follows):
+        # One is broadcast over the other's channels but has channels of its own elsewhere.
+        return (a if a_axes and not b_follows else b), shape
+    call.couple(a, b)
+    wide_a, wide_b = np.broadcast_arrays(a, b)
+    return lb.compress(np.where(wide_a < 0, wide_a, wide_b)), shape
+
+
+@rule_for(layers.Concatenate)
+def concatenate_layer(call):
+    """Channels side by side."""
+    return concatenate(call, call.layer.axis)
+
+
+@rule_for("Concatenate")
+def concatenate_operation(call):
+    """Channels side by side, as a bare operation."""
+    if any(not isinstance(x, keras.KerasTensor) for x in call.args[0]):
+        return call.barrier("joins a constant")
+    return concatenate(call, call.layer.axis)
+
+
+def concatenate(call, axis):
+    """Other axes must carry the same channels in every tensor."""
+    axis %= len(call.output_shapes[0])
+    parts = []
+    across = np.broadcast_shapes(*[_without(x.shape, axis) for x in call.inputs])
+    for labels, shape in zip(call.inputs, call.input_shapes):
+        if shape[axis] is None:
+            return call.barrier("joins along an axis of unknown length")
+        target = list(across)
+        target[axis] = shape[axis]
+        parts.append(np.broadcast_to(labels, target))
+    vary = {a for labels in call.inputs for a in lb.varying(labels)} - {axis}
+    if vary:
+        reference = parts[0].take([0], axis=axis)
+        for part in parts:
+            call.couple(reference, part)
+        return np.ascontiguousarray(reference)
+    for part in parts:
+        call.section(part)
+    return call.moved(np.concatenate(parts, axis=axis))
+
+
+def _without(shape, axis):
+    return tuple(1 if a == axis else dim for a, dim in enumerate(shape))

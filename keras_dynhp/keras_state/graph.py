@@ -1,0 +1,73 @@
+"""Private facts about Keras's graphs of operations."""
+
+from __future__ import annotations
+
+import keras
+from keras.src.ops.node import Node
+from keras.src.ops.operation import Operation
+
+__all__ = [
+    "Node",
+    "Operation",
+    "bare_operation_name",
+    "call_arguments",
+    "fill_in",
+    "functional_of",
+    "input_tensors",
+    "is_input",
+    "nodes_in_order",
+    "output_tensors",
+    "structure",
+]
+
+
+def functional_of(model: keras.Model) -> keras.Model | None:
+    """The functional graph behind a model: itself, a Sequential's own, or None (subclassed)."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def nodes_in_order(functional: keras.Model) -> list[Node]:
+    """Every call of an operation in a functional graph, inputs first, in the order Keras runs."""
+    by_depth = functional._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def is_input(node: Node) -> bool:
+    """Whether a node has nothing before it (an InputLayer)."""
+    return node.is_input
+
+
+def input_tensors(node: Node) -> list[keras.KerasTensor]:
+    """The symbolic tensors among a call's arguments, in the order `keras.tree` flattens them."""
+    return node.arguments.keras_tensors
+
+
+def output_tensors(node: Node) -> list[keras.KerasTensor]:
+    """The symbolic tensors that a call returned, flat."""
+    return node.outputs
+
+
+def call_arguments(node: Node) -> tuple[tuple, dict]:
+    """The arguments of a call as they were given, symbolic tensors and constants."""
+    return node.arguments.args, node.arguments.kwargs
+
+
+def fill_in(node: Node, tensors: dict[int, object]) -> tuple[tuple, dict]:
+    """The arguments of a call with every symbolic tensor replaced by `tensors[id(tensor)]`."""
+    return node.arguments.fill_in(tensors)
+
+
+def structure(functional: keras.Model) -> tuple[object, object]:
+    """The nested inputs and outputs with which a functional model was made."""
+    return functional._inputs_struct, functional._outputs_struct
+
+
+def bare_operation_name(operation: Operation) -> str | None:
+    """The class name of a bare `keras.ops` operation ("Add", "Reshape"), None for a layer."""
+    if isinstance(operation, keras.layers.Layer):
+        return None
+    if type(operation).__module__.startswith("keras.src.ops."):
+        return type(operation).__name__
+    return None

@@ -1,0 +1,95 @@
+"""NeuronMask: a layer that lets some neurons through and sets the others to zero."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_dynhp.graph import labels as lb
+from keras_dynhp.graph.registry import rule_for, zero_kept_by
+
+
+@keras.saving.register_keras_serializable(package="keras_dynhp")
+class NeuronMask(keras.layers.Layer):
+    """Multiplies every neuron of a channel group by its entry of a mask.
+
+    Its only weight, `mask`, has shape `(neurons,)` and is not trainable: 1.0 keeps a neuron, 0.0
+    masks it (soft pruning). `add_masks` puts one such layer in front of every place that reads a
+    group; `rebuild` makes the masked neurons go for good.
+
+    Args:
+        neurons: the number of neurons in the group.
+
+    Call arguments:
+        inputs: a tensor that carries the group's neurons along one axis.
+        axis: the axis along which they lie.
+        index: for every position along that axis, the neuron that lies there, -1 for none of this
+            group. None: position `i` holds neuron `i`.
+
+    Raises:
+        ValueError: if `neurons` is not a positive integer.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_dynhp import NeuronMask
+    >>> layer = NeuronMask(3)
+    >>> layer.mask.assign([1.0, 0.0, 1.0]) is None or True
+    True
+    >>> print(np.asarray(layer(np.ones((1, 3), "float32"))))
+    [[1. 0. 1.]]
+    """
+
+    def __init__(self, neurons: int, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(neurons, bool) or not isinstance(neurons, int) or neurons < 1:
+            raise ValueError(f"`neurons` must be a positive integer. Received: neurons={neurons!r}")
+        self.neurons = neurons
+        self.supports_masking = True
+        self.mask = self.add_weight(
+            shape=(neurons,), initializer="ones", trainable=False, name="mask"
+        )
+        self.built = True
+
+    def call(self, inputs, axis=-1, index=None):
+        """Set the masked neurons to zero."""
+        mask = self.mask
+        if index is not None:
+            open_end = keras.ops.concatenate([mask, keras.ops.ones((1,), mask.dtype)])
+            places = np.asarray(index)
+            mask = keras.ops.take(open_end, np.where(places < 0, self.neurons, places))
+        shape = [1] * len(inputs.shape)
+        shape[axis] = -1
+        return inputs * keras.ops.cast(keras.ops.reshape(mask, shape), inputs.dtype)
+
+    def compute_output_spec(self, inputs, axis=-1, index=None):
+        """What comes out looks like what came in."""
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def get_config(self):
+        """`neurons`, beside the layer's own."""
+        return {**super().get_config(), "neurons": self.neurons}
+
+
+zero_kept_by(NeuronMask)
+
+
+@rule_for(NeuronMask)
+def neuron_mask(call):
+    """Passes channels on and notes which of them are zero."""
+    layer = call.layer
+    axis = call.kwargs.get("axis", -1)
+    index = call.kwargs.get("index")
+    size = call.input_shapes[0][axis]
+    labels = call.pass_on(0, axis)
+    vector = lb.axis_vector(labels, axis, size)
+    index = np.arange(size) if index is None else np.asarray(index)
+    if len(index) != size or index.max(initial=-1) >= layer.neurons:
+        raise ValueError(
+            f"NeuronMask {call.path!r} holds {layer.neurons} neurons and was called on a tensor "
+            f"of shape {call.input_shapes[0]} along axis {axis}; give an `index` of {size} entries "
+            f"below {layer.neurons}."
+        )
+    open_end = np.append(np.asarray(layer.mask) == 0, False)
+    call.mask(vector, open_end[index])
+    return labels

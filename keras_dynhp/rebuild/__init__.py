@@ -1,0 +1,1 @@
+"""From masks or decisions to a smaller model."""

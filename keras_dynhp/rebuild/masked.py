@@ -1,0 +1,139 @@
+"""add_masks and rebuild: a masked copy of a model, and the smaller model it stands for."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_dynhp.graph.groups import ChannelGroups, check_model, find_groups
+from keras_dynhp.graph.survivors import Survivors
+from keras_dynhp.graph.trace import trace_model
+from keras_dynhp.layers.neuron_mask import NeuronMask
+from keras_dynhp.rebuild.clone import clone_model, transfers
+from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
+
+
+def add_masks(model: keras.Model, prune_inputs: bool = False) -> keras.Model:
+    """A copy of a model with one `NeuronMask` for every prunable channel group.
+
+    The layer `mask_<group>` is shared by all places where the group is read, and stands in front
+    of each. All masks start at 1.0, so the copy computes what the model computes. The given model
+    is left alone; the copy has its own variables with the same values, and is not compiled.
+
+    Args:
+        model: a built Sequential or Functional model.
+        prune_inputs: mask the model's input features too.
+
+    Returns:
+        A Functional model.
+
+    Raises:
+        TypeError, ValueError: as `find_groups`.
+
+    Example:
+
+    >>> import keras, keras_dynhp as dynhp
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(6, name="a"), keras.layers.Dense(3, name="b")]
+    ... )
+    >>> masked = dynhp.add_masks(model)
+    >>> masked.get_layer("mask_a").mask.assign([1, 0, 1, 0, 1, 0]) is None or True
+    True
+    >>> dynhp.rebuild(masked).get_layer("a").units
+    3
+    """
+    groups = find_groups(model, prune_inputs)
+    layers: dict[int, NeuronMask] = {}
+
+    def mask(labels, axis, tensor):
+        size = tensor.shape[axis]
+        vector = np.broadcast_to(
+            labels[tuple(slice(None) if a == axis else 0 for a in range(labels.ndim))], (size,)
+        )
+        for number, index in groups.neurons_of(vector).items():
+            group = groups[number]
+            if number not in layers:
+                name = "mask_" + group.name.replace("/", "_").replace(":", "_").replace("#", "_")
+                layers[number] = NeuronMask(group.size, name=name)
+            where = {} if axis == len(tensor.shape) - 1 else {"axis": axis}
+            if not np.array_equal(index, np.arange(group.size)):
+                where["index"] = index.tolist()
+            tensor = layers[number](tensor, **where)
+        return tensor
+
+    everything = Survivors(np.ones(groups.trace.units.count, bool))
+    clone = clone_model(groups.trace, everything, mask)
+    for move in transfers(groups.trace, clone, {}):
+        move.new.assign(move.old)
+    return clone.model
+
+
+def rebuild(model: keras.Model) -> keras.Model:
+    """The plain, smaller model that computes what a masked model computes.
+
+    Every neuron that is masked wherever it is read is removed from every variable that mentions
+    it. The given model is left alone.
+
+    Args:
+        model: a model with `NeuronMask` layers in it, as `add_masks` makes them or put there by
+            hand.
+
+    Returns:
+        A model without masks. Its outputs equal the masked model's to float32 rounding, in
+        inference mode. It is not compiled.
+
+    Raises:
+        TypeError, ValueError: as `find_groups`; `ValueError` if a mask holds anything but 0.0 and
+            1.0, empties a group, or zeroes a neuron that can't be removed.
+    """
+    check_model(model)
+    trace = trace_model(model, prune_inputs=True)
+    groups = ChannelGroups(trace)
+    plan = plan_rebuild(groups, _masked_survivors(groups))
+    return smaller_copy(plan)
+
+
+def smaller_copy(plan: RebuildPlan) -> keras.Model:
+    """A new model with what the plan keeps; the old one is left alone."""
+    trace = plan.groups.trace
+    clone = clone_model(trace, plan.survivors)
+    for move in transfers(trace, clone, plan.keep):
+        move.new.assign(move.take(np.asarray(move.old)))
+    return clone.model
+
+
+def _masked_survivors(groups: ChannelGroups) -> Survivors:
+    trace = groups.trace
+    for layer, path, _ in trace.masks:
+        values = np.unique(np.asarray(layer.mask))
+        if not np.isin(values, [0.0, 1.0]).all():
+            raise ValueError(
+                f"The mask of {path!r} must hold 0.0 and 1.0 only. Received: "
+                f"{values[~np.isin(values, [0.0, 1.0])][:5].tolist()}"
+            )
+        if not values.any():
+            raise ValueError(
+                f"The mask of {path!r} removes all of its {layer.neurons} neurons; at least one "
+                "must stay."
+            )
+    masked = np.zeros(trace.units.count, bool)
+    for _, _, zeros in trace.masks:
+        masked[zeros] = True
+    roots = groups._roots
+    live = np.zeros(trace.units.count, bool)
+    for vector in trace.live:
+        live[roots[vector[vector >= 0]]] = True
+    gone = np.zeros(trace.units.count, bool)
+    gone[roots[masked]] = True
+    gone &= ~live
+    alive = ~gone[roots]
+    prunable = groups._group_of >= 0
+    stuck = masked & (alive | ~prunable)
+    if stuck.any():
+        names = sorted({p for _, p, zeros in trace.masks if stuck[zeros].any()})
+        raise ValueError(
+            f"{', '.join(names)}: zeroes neurons that can't be removed, because they are also read "
+            "without a mask or must stay (print keras_dynhp.find_groups(model) for the reasons). "
+            "Make the masks with add_masks(), which puts them wherever a group is read."
+        )
+    return Survivors(alive)
