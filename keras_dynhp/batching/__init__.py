@@ -1,0 +1,1 @@
+"""The training batch: rules for its size, and changing it while `fit` runs."""

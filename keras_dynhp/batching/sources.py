@@ -1,0 +1,228 @@
+"""Where the batches of a running fit come from, at any batch size."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import tensorflow as tf
+
+from keras_dynhp.keras_state import fit as fit_state
+
+__all__ = ["ArraySource", "Source", "StreamSource"]
+
+
+class Source(Protocol):
+    """The training data of one fit.
+
+    Attributes:
+        batch_size: the user's own.
+        num_samples: in one epoch; None before an epoch of data of unknown size has been counted.
+    """
+
+    batch_size: int
+    num_samples: int | None
+
+    def steps(self, batch_size: int) -> int | None:
+        """Steps of one epoch: exact or, where that cannot be known, the best estimate, or None."""
+
+    def is_exact(self, batch_size: int) -> bool:
+        """Whether `steps` is exact; where it is not, an epoch ends when its data end."""
+
+    def dataset(self, batch_size: int) -> tf.data.Dataset:
+        """The batches of the epoch that begins now; to be iterated once."""
+
+    def end_epoch(self, batch_size: int) -> tuple[int, bool]:
+        """Take note that an epoch ended: the steps it had, and whether its data were all there."""
+
+
+class ArraySource:
+    """Arrays: Keras's own pipeline, made anew at each batch size around one copy of the arrays.
+
+    So the order of the samples is the one that plain `fit` would give at that batch size.
+    """
+
+    def __init__(self, adapter) -> None:
+        self._adapter = adapter
+        self.batch_size = adapter.batch_size
+        self.num_samples = fit_state.num_array_samples(adapter)
+        self._made: tuple[int, tf.data.Dataset] | None = None
+
+    def steps(self, batch_size: int) -> int:
+        return math.ceil(self.num_samples / batch_size)
+
+    def is_exact(self, batch_size: int) -> bool:
+        return True
+
+    def dataset(self, batch_size: int) -> tf.data.Dataset:
+        if self._made is None or self._made[0] != batch_size:
+            fit_state.resize_arrays(self._adapter, batch_size)
+            self._made = (batch_size, self._adapter.get_tf_dataset())
+        return self._made[1]
+
+    def end_epoch(self, batch_size: int) -> tuple[int, bool]:
+        return self.steps(batch_size), True
+
+
+class StreamSource:
+    """Data that come in the user's own batches: they are cut and joined to the wanted size.
+
+    An epoch is made of the same user's batches as an epoch of plain `fit`: all of them or, with
+    `steps_per_epoch`, the next so many. No batch is read twice and none is dropped where the
+    batch size changes; the last batch of an epoch may be smaller.
+
+    Args:
+        dataset: its elements are the user's batches.
+        first: a batch to learn the user's batch size from; None: the dataset's first, which is
+            then kept for the first epoch.
+        num_batches: of the dataset; None where unknown or infinite.
+        steps_per_epoch: as given to `fit`.
+        once: whether the data can be read only once (a generator).
+    """
+
+    def __init__(self, dataset, first, num_batches, steps_per_epoch, once) -> None:
+        self._dataset = dataset
+        self._num_batches = num_batches
+        self._steps_per_epoch = steps_per_epoch
+        self._once = once
+        self._iterator = None  # the one that is being read on, if any
+        self._peeked = None  # what has been read from it and not yet been given
+        self._position = 0  # the user's batches given from it
+        if first is None:
+            self._iterator = iter(dataset)
+            first = self._peeked = next(self._iterator, None)
+            if first is None:
+                raise ValueError(
+                    "The training data are empty. Received: a dataset without a single batch. "
+                    "Give at least one."
+                )
+        self.batch_size = int(_rows(first))
+        self.num_samples = None
+        self._batches: int | None = None  # in the last whole epoch
+        self._epochs = 0
+        with tf.device("CPU:0"):
+            self._counts = tf.Variable([0, 0], dtype="int64", trainable=False, name="seen")
+
+    def steps(self, batch_size: int) -> int | None:
+        batches = self._next_batches()
+        if batches is None:
+            batches = self._batches
+        if batch_size == self.batch_size:
+            return batches
+        if self.num_samples is not None:
+            return math.ceil(self.num_samples / batch_size)
+        return None if batches is None else math.ceil(batches * self.batch_size / batch_size)
+
+    def is_exact(self, batch_size: int) -> bool:
+        if batch_size == self.batch_size:
+            return self._next_batches() is not None
+        # The user's batches may differ in size, so another part of them may hold more samples.
+        declared = self._num_batches is not None and not self._steps_per_epoch
+        return declared and self.num_samples is not None
+
+    def dataset(self, batch_size: int) -> tf.data.Dataset:
+        self._counts.assign([0, 0])
+        batches = _map(self._read(), self._count)
+        if batch_size == self.batch_size:
+            return batches
+        return _rebatch(batches, batch_size).prefetch(tf.data.AUTOTUNE)
+
+    def end_epoch(self, batch_size: int) -> tuple[int, bool]:
+        batches, samples = (int(count) for count in self._counts.numpy())
+        whole = self._is_whole(batches)
+        self._epochs += 1
+        self._position += batches
+        at_end = self._num_batches is not None and self._position >= self._num_batches
+        if not self._steps_per_epoch or not whole or at_end:
+            self._iterator, self._position = None, 0
+        if not self._steps_per_epoch and self._num_batches is not None:
+            # Keras makes one iterator more after each epoch, and a seeded shuffle counts them.
+            iter(self._dataset)
+        if whole:
+            self._batches, self.num_samples = batches, samples
+        own = batch_size == self.batch_size
+        return batches if own else math.ceil(samples / batch_size), whole
+
+    def _is_whole(self, batches: int) -> bool:
+        if self._steps_per_epoch:
+            return batches >= self._steps_per_epoch
+        if self._num_batches is not None:
+            return batches >= self._num_batches
+        return not (self._once and self._epochs > 0)
+
+    def _next_batches(self) -> int | None:
+        """How many of the user's batches the next epoch takes; None: all, however many."""
+        if not self._steps_per_epoch:
+            return self._num_batches
+        if self._num_batches is None:
+            return self._steps_per_epoch
+        return min(self._steps_per_epoch, self._num_batches - self._position)
+
+    def _read(self) -> tf.data.Dataset:
+        """The user's batches of the epoch that begins now."""
+        if self._iterator is None and not self._steps_per_epoch:
+            return self._dataset
+        if self._iterator is None:
+            self._iterator = iter(self._dataset)
+        take = self._next_batches()
+        peeked, self._peeked = self._peeked, None
+        if peeked is None:
+            return _rest(self._iterator, take)
+        rest = _rest(self._iterator, None if take is None else take - 1)
+        return tf.data.Dataset.from_tensors(peeked).concatenate(rest)
+
+    def _count(self, batch):
+        rows = tf.cast(_rows(batch), "int64")
+        self._counts.assign_add(tf.stack([tf.constant(1, "int64"), rows]))
+        return batch
+
+
+def _rest(iterator, take: int | None) -> tf.data.Dataset:
+    """What is left in an iterator, or the next `take` of it, and not one read more."""
+    turns = tf.data.Dataset.counter() if take is None else tf.data.Dataset.range(take)
+
+    def read(_):
+        return iterator.get_next_as_optional()
+
+    def is_there(element):
+        return element.has_value()
+
+    def value(element):
+        return element.get_value()
+
+    return turns.map(read).take_while(is_there).map(value)
+
+
+def _rebatch(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """`Dataset.rebatch` that lets missing parts (Keras's stand-in for None) pass."""
+    spec = dataset.element_spec
+    missing = [isinstance(part, tf.OptionalSpec) for part in tf.nest.flatten(spec)]
+    if not any(missing):
+        return dataset.rebatch(batch_size)
+
+    def without(batch):
+        parts = tf.nest.flatten(batch)
+        return tuple(part for part, gone in zip(parts, missing) if not gone)
+
+    def with_missing(*parts):
+        left = iter(parts)
+        filled = [tf.experimental.Optional.empty(None) if gone else next(left) for gone in missing]
+        return tf.nest.pack_sequence_as(spec, filled)
+
+    return _map(dataset, without).rebatch(batch_size).map(with_missing)
+
+
+def _map(dataset: tf.data.Dataset, function) -> tf.data.Dataset:
+    """`Dataset.map` of a function that takes the whole element, tuple or not."""
+    if not isinstance(dataset.element_spec, tuple):
+        return dataset.map(function)
+    return dataset.map(lambda *element: function(element))
+
+
+def _rows(batch):
+    """How many samples a batch has."""
+    parts = (p for p in tf.nest.flatten(batch) if not isinstance(p, tf.experimental.Optional))
+    first = next(part for part in parts if part is not None)
+    if isinstance(first, tf.RaggedTensor):
+        return first.nrows()
+    return first.dense_shape[0] if isinstance(first, tf.SparseTensor) else tf.shape(first)[0]
