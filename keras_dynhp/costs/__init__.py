@@ -1,0 +1,1 @@
+"""What a network costs: multiply-accumulates, flash and arena, read from its graph."""

@@ -1,0 +1,133 @@
+"""A model as a flat list of operation calls on one sample, nested models opened up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import keras
+
+from keras_dynhp.keras_state import graph
+
+
+@dataclass(eq=False)
+class Tensor:
+    """What flows between two calls: static shape (the first axis is the one sample) and dtype."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    name: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of values; raises `ValueError` where an axis is not fixed."""
+        if None in self.shape:
+            raise ValueError(
+                f"the tensor {self.name!r} has shape {self.shape}: its cost depends on an axis of "
+                "unknown length. Build the model with a fixed input shape, for example "
+                "keras.Input((28, 28, 1))."
+            )
+        return math.prod(self.shape)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one operation: a shared layer has several."""
+
+    operation: object
+    name: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    arguments: tuple[tuple, dict] = field(repr=False, default=((), {}))
+
+    @property
+    def input(self) -> Tensor:
+        """The first tensor the call reads."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Tensor:
+        """The first tensor the call makes."""
+        return self.outputs[0]
+
+
+@dataclass(eq=False)
+class FlatGraph:
+    """The calls in the order they run, and the tensors that enter and leave."""
+
+    calls: list[Call]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+def flatten(model: keras.Model) -> FlatGraph:
+    """Every call of one forward pass of one sample, in the order Keras runs them.
+
+    Args:
+        model: a built Sequential or Functional Keras 3 model, nested as it may be.
+
+    Raises:
+        ValueError: for a subclassed model, whose graph cannot be read, or an unbuilt one.
+    """
+    functional = _functional(model)
+    tensors = [
+        Tensor(_one_sample(tensor.shape), tensor.dtype, tensor.name) for tensor in functional.inputs
+    ]
+    calls: list[Call] = []
+    outputs = _walk(functional, tensors, "", calls)
+    return FlatGraph(calls, tensors, outputs)
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    functional = graph.functional_of(model)
+    if functional is None:
+        state = "unbuilt" if isinstance(model, keras.Sequential) else "subclassed"
+        raise ValueError(
+            f"the graph of {model.name!r} ({type(model).__name__}, {state}) cannot be read: only "
+            "built Sequential and Functional models have one. Give the model an Input, or write "
+            "it with the functional API."
+        )
+    return functional
+
+
+def _walk(functional, inputs: list[Tensor], path: str, calls: list[Call]) -> list[Tensor]:
+    known = {id(symbol): tensor for symbol, tensor in zip(functional.inputs, inputs)}
+    for node in graph.nodes_in_order(functional):
+        if graph.is_input(node):
+            continue
+        operation = node.operation
+        arguments = [known[id(symbol)] for symbol in graph.input_tensors(node)]
+        name = f"{path}{operation.name}"
+        inner = graph.functional_of(operation) if isinstance(operation, keras.Model) else None
+        if inner is not None:
+            outputs = _walk(inner, arguments, f"{name}/", calls)
+        else:
+            outputs = _outputs(node, known, name)
+            call_arguments = graph.call_arguments(node)
+            calls.append(Call(operation, name, arguments, outputs, call_arguments))
+        known.update((id(s), t) for s, t in zip(graph.output_tensors(node), outputs))
+    return [known[id(symbol)] for symbol in functional.outputs]
+
+
+def _outputs(node, known: dict[int, Tensor], name: str) -> list[Tensor]:
+    """The tensors a call makes: as Keras recorded them, or worked out anew for one sample.
+
+    A bare `keras.ops.reshape` may fold the sample axis into another, and a nested model may
+    have been built for shapes that only its caller fixes: there the recorded shape is no help.
+    """
+    symbols = graph.output_tensors(node)
+    plain = isinstance(node.operation, keras.layers.Layer) and all(
+        known[id(symbol)].shape == _one_sample(symbol.shape) for symbol in graph.input_tensors(node)
+    )
+    if not plain:
+        specs = {
+            id(symbol): keras.KerasTensor(known[id(symbol)].shape, known[id(symbol)].dtype)
+            for symbol in graph.input_tensors(node)
+        }
+        args, kwargs = graph.fill_in(node, specs)
+        symbols = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+    return [Tensor(_one_sample(symbol.shape), symbol.dtype, name) for symbol in symbols]
+
+
+def _one_sample(shape: tuple) -> tuple:
+    return tuple(1 if axis == 0 and n is None else n for axis, n in enumerate(shape))

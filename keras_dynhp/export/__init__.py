@@ -1,0 +1,1 @@
+"""From a Keras model to what a microcontroller runs, and the proof that it does."""

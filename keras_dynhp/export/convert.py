@@ -1,0 +1,178 @@
+"""A Keras graph through TensorFlow's converter: batch of one, builtins only, quietly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dynhp.export import flatbuffer
+from keras_dynhp.export.data import Samples
+from keras_dynhp.export.operators import MICRO_OPERATORS
+from keras_dynhp.export.quiet import captured_stderr
+from keras_dynhp.keras_state import graph
+
+# Calibration runs the float network on this many samples, spread over those given.
+CALIBRATION_SAMPLES = 300
+
+_OPERATOR_SETS = {
+    None: tf.lite.OpsSet.TFLITE_BUILTINS,
+    "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+    "int16x8": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+}
+_IO_TYPES = {None: tf.float32, "int8": tf.int8, "int16x8": tf.int16}
+
+
+class UnsupportedOperatorError(ValueError):
+    """The network has an operator that the device's runtime lacks; says which and where from."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The file's bytes, and for each of its operators the layers that it came from."""
+
+    content: bytes
+    origins: list[str]
+
+
+def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -> Converted:
+    """The .tflite of a model with static shapes whose dtypes are all float32.
+
+    Raises:
+        UnsupportedOperatorError: naming each operator that TensorFlow Lite, or TensorFlow Lite
+            Micro, lacks, and the layer it came from.
+    """
+    scopes = _Scopes()
+    function = tf.function(_runner(model, scopes), autograph=False)
+    width = len(str(max(len(model.inputs), len(model.outputs))))
+    specs = [
+        tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=f"input_{number:0{width}}")
+        for number, tensor in enumerate(model.inputs)
+    ]
+    concrete = function.get_concrete_function(*specs)
+    if quantize:
+        _refuse_loops(concrete, scopes)
+    holder = tf.Module()
+    holder.variables_kept = [variable.value for variable in model.variables]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
+    converter.target_spec.supported_ops = [_OPERATOR_SETS[quantize]]
+    converter.experimental_enable_resource_variables = False
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = _calibration(samples)
+        types = {tensor.dtype for tensor in model.inputs}
+        if types == {"float32"}:
+            converter.inference_input_type = _IO_TYPES[quantize]
+        converter.inference_output_type = _IO_TYPES[quantize]
+    try:
+        with captured_stderr():
+            content = converter.convert()
+    except Exception as error:
+        raise _explained(error, model, scopes) from error
+    return _checked(content, scopes)
+
+
+class _Scopes:
+    """Numbers the calls of layers, so that what the converter names can be traced back."""
+
+    def __init__(self):
+        self.names: list[str] = []
+
+    def open(self, name: str):
+        self.names.append(name)
+        return tf.name_scope(f"K{len(self.names) - 1}K/")
+
+    def layers_in(self, text: str) -> str:
+        """The layers whose scopes a converter's name mentions."""
+        numbers = sorted({int(number) for number in re.findall(r"\bK(\d+)K/", text)})
+        return ", ".join(dict.fromkeys(self.names[number] for number in numbers))
+
+
+def _runner(model: keras.Model, scopes: _Scopes) -> Callable:
+    """The model as a function in which every call of a layer has a name scope of its own."""
+
+    def walk(functional, inputs, path):
+        known = {id(symbol): value for symbol, value in zip(functional.inputs, inputs)}
+        for node in graph.nodes_in_order(functional):
+            if graph.is_input(node):
+                continue
+            operation, name = node.operation, f"{path}{node.operation.name}"
+            inner = graph.functional_of(operation) if isinstance(operation, keras.Model) else None
+            if inner is not None:
+                given = [known[id(symbol)] for symbol in graph.input_tensors(node)]
+                results = walk(inner, given, f"{name}/")
+            else:
+                args, kwargs = graph.fill_in(node, known)
+                with scopes.open(name):
+                    results = keras.tree.flatten(operation(*args, **kwargs))
+            known.update((id(s), value) for s, value in zip(graph.output_tensors(node), results))
+        return [known[id(symbol)] for symbol in functional.outputs]
+
+    def run(*inputs):
+        outputs = walk(graph.functional_of(model), inputs, "")
+        width = len(str(len(outputs)))
+        return {f"output_{number:0{width}}": value for number, value in enumerate(outputs)}
+
+    return run
+
+
+def _refuse_loops(concrete, scopes: _Scopes) -> None:
+    """The quantizer crashes the whole process on a loop (TensorFlow 2.21), so none may reach it."""
+    loops = [op.name for op in concrete.graph.get_operations() if "While" in op.type]
+    if loops:
+        layers = "; ".join(dict.fromkeys(scopes.layers_in(f"{name}/") for name in loops))
+        raise UnsupportedOperatorError(
+            f"the operator WHILE of {layers} cannot be quantized: TensorFlow's converter has no "
+            "integer form of a loop. Unroll the loop (unroll=True in a keras.layers.RNN), or "
+            "export with quantize=None."
+        )
+
+
+def _calibration(samples: Samples) -> Callable[[], Iterator[list[np.ndarray]]]:
+    count = min(len(samples), CALIBRATION_SAMPLES)
+    chosen = np.linspace(0, len(samples) - 1, count).astype(int)
+    return lambda: (samples.at(index) for index in chosen)
+
+
+def _explained(error: Exception, model: keras.Model, scopes: _Scopes) -> Exception:
+    found = {}
+    for place, operator in re.findall(r"(loc\(.*?\)): '([\w.]+)' op is neither", str(error)):
+        found[operator] = scopes.layers_in(place) or "an unnamed layer"
+    if not found:
+        first = str(error).strip().splitlines()
+        return ValueError(
+            f"TensorFlow's converter failed on {model.name!r}: "
+            f"{first[0] if first else type(error).__name__}"
+        )
+    listed = "; ".join(f"{operator} of layer {layer}" for operator, layer in found.items())
+    return UnsupportedOperatorError(
+        f"TensorFlow Lite has no builtin operator for: {listed}. Replace what the layer computes "
+        "by operations that TensorFlow Lite has, or compute it outside the model."
+    )
+
+
+def _checked(content: bytes, scopes: _Scopes) -> Converted:
+    """Refuse what the micro runtime lacks while the names are still there, then drop them."""
+    model = flatbuffer.read(content)
+    origins, missing = [], []
+    last = scopes.names[-1] if scopes.names else ""
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators or []:
+            names = [flatbuffer.tensor_name(subgraph.tensors[i]) for i in operator.outputs]
+            origin = scopes.layers_in(" ".join(names)) or last
+            origins.append(origin)
+            name = flatbuffer.operator_name(model, operator)
+            if name not in MICRO_OPERATORS:
+                missing.append(f"{name} of layer {origin}")
+    if missing:
+        raise UnsupportedOperatorError(
+            f"TensorFlow Lite Micro has no operator for: {'; '.join(dict.fromkeys(missing))}. "
+            "Replace what the layer computes by operations that it has "
+            "(keras_dynhp.export.operators.MICRO_OPERATORS), or compute it outside the model."
+        )
+    flatbuffer.order_interface(model)
+    return Converted(flatbuffer.compact(model), origins)

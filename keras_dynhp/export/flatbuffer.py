@@ -1,0 +1,127 @@
+"""Reading a .tflite file, and writing it again without what a device has no use for."""
+
+from __future__ import annotations
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+DATA_ALIGNMENT = 16
+
+_OPERATOR_NAMES = {
+    code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
+}
+_TYPE_NAMES = {
+    code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)
+}
+
+
+def read(content: bytes) -> schema.ModelT:
+    """The model in a .tflite file as a tree of plain objects.
+
+    Raises:
+        ValueError: where the bytes are no TensorFlow Lite flatbuffer.
+    """
+    if len(content) < 8 or content[4:8] != b"TFL3":
+        raise ValueError(
+            f"not a TensorFlow Lite file: {len(content)} bytes that begin with "
+            f"{bytes(content[:8])!r}, where bytes 4 to 8 have to be b'TFL3'."
+        )
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+
+
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """The name of an operator as TensorFlow Lite spells it: "CONV_2D"; a custom one by its own."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if code.customCode is not None:
+        return bytes(code.customCode).decode()
+    return _OPERATOR_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def type_name(tensor: schema.TensorT) -> str:
+    """The dtype of a tensor: "int8"."""
+    return _TYPE_NAMES[tensor.type]
+
+
+def tensor_name(tensor: schema.TensorT) -> str:
+    """The name that the converter gave a tensor."""
+    return "" if tensor.name is None else bytes(tensor.name).decode()
+
+
+def compact(model: schema.ModelT) -> bytes:
+    """The same network in fewer bytes; the tree is changed on the way.
+
+    Left out: names of inner tensors, descriptions, the converter's metadata, statistics of the
+    calibration. Written once: vectors and constants that are equal. What a kernel reads stays as
+    it was, and constants keep their 16-byte alignment.
+    """
+    model.description = None
+    model.metadata = None
+    model.metadataBuffer = None
+    for number, subgraph in enumerate(model.subgraphs):
+        subgraph.name = None if number == 0 else subgraph.name
+        for tensor in subgraph.tensors:
+            _strip(tensor)
+        for operator in subgraph.operators or []:
+            operator.debugMetadataIndex = -1
+    _share_buffers(model)
+    builder = _SharingBuilder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def order_interface(model: schema.ModelT) -> None:
+    """Inputs and outputs in the order of their names in the signature; the tree is changed."""
+    signature, subgraph = model.signatureDefs[0], model.subgraphs[0]
+    for maps in (signature.inputs, signature.outputs):
+        maps.sort(key=lambda entry: bytes(entry.name))
+    # A subgraph's order is free of its signature's, and what a device sees.
+    subgraph.inputs = np.array([entry.tensorIndex for entry in signature.inputs], np.int32)
+    subgraph.outputs = np.array([entry.tensorIndex for entry in signature.outputs], np.int32)
+
+
+def _strip(tensor: schema.TensorT) -> None:
+    tensor.name = None
+    if tensor.shapeSignature is not None and -1 not in tensor.shapeSignature:
+        tensor.shapeSignature = None
+    quantization = tensor.quantization
+    if quantization is not None:
+        quantization.min = quantization.max = None
+        if quantization.scale is None:
+            tensor.quantization = None
+
+
+def _share_buffers(model: schema.ModelT) -> None:
+    """Buffer 0 is the empty one that all computed tensors name; equal constants become one."""
+    kept, places = [schema.BufferT()], {b"": 0}
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            data = model.buffers[tensor.buffer].data
+            content = b"" if data is None else np.asarray(data, np.uint8).tobytes()
+            if content not in places:
+                places[content] = len(kept)
+                kept.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
+            tensor.buffer = places[content]
+    model.buffers = kept
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """A builder that writes equal vectors once and aligns constants as the converter does."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self._written: dict[tuple, int] = {}
+
+    def CreateNumpyVector(self, x):
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            self._written[key] = self._write(x)
+        return self._written[key]
+
+    def _write(self, x: np.ndarray) -> int:
+        if x.dtype != np.uint8 or x.size == 0:
+            return super().CreateNumpyVector(x)
+        self.StartVector(1, x.size, DATA_ALIGNMENT)
+        self.head -= x.size
+        self.Bytes[self.Head() : self.Head() + x.size] = x.tobytes()
+        return self.EndVector()

@@ -1,0 +1,103 @@
+"""Each figure of a `DeviceReport`, from the file and from the runtimes that are installed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import keras
+import numpy as np
+
+from keras_dynhp.export import flatbuffer, litert, tflm
+from keras_dynhp.export.data import Samples
+from keras_dynhp.export.report import Agreement, Fidelity, Operator, TensorInfo
+
+# Invariant 7 is about at least this many samples, where there are so many.
+AGREEMENT_SAMPLES = 200
+
+
+def operators(content: bytes) -> list[Operator]:
+    """The operators of a file with their versions and how often each is used."""
+    model = flatbuffer.read(content)
+    uses = Counter(
+        (flatbuffer.operator_name(model, operator), model.operatorCodes[operator.opcodeIndex])
+        for subgraph in model.subgraphs
+        for operator in subgraph.operators or []
+    )
+    return sorted(
+        (Operator(name, code.version, count) for (name, code), count in uses.items()),
+        key=lambda operator: operator.name,
+    )
+
+
+def interface(content: bytes) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """Inputs and outputs of a file."""
+    subgraph = flatbuffer.read(content).subgraphs[0]
+    return (
+        [_info(subgraph.tensors[index]) for index in subgraph.inputs],
+        [_info(subgraph.tensors[index]) for index in subgraph.outputs],
+    )
+
+
+def _info(tensor) -> TensorInfo:
+    shape = tuple(int(n) for n in ([] if tensor.shape is None else tensor.shape))
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
+        return TensorInfo(shape, flatbuffer.type_name(tensor))
+    scale, zero = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+    return TensorInfo(shape, flatbuffer.type_name(tensor), scale, zero)
+
+
+def fidelity(content: bytes, model: keras.Model, samples: Samples) -> Fidelity:
+    """The file on LiteRT against the Keras model."""
+    made = litert.run(litert.make_interpreter(content), samples.inputs)
+    wanted = _predict(model, samples)
+    worst = float(np.abs(made - wanted).max())
+    if samples.labels is None:
+        return Fidelity(len(samples), worst)
+    return Fidelity(
+        len(samples), worst, _accuracy(wanted, samples.labels), _accuracy(made, samples.labels)
+    )
+
+
+def _predict(model: keras.Model, samples: Samples, batch: int = 128) -> np.ndarray:
+    """First output in float32, without touching the model's own predict function."""
+    parts = []
+    for begin in range(0, len(samples), batch):
+        inputs = [values[begin : begin + batch] for values in samples.inputs]
+        if len(inputs) == 1:
+            outputs = model(inputs[0], training=False)
+        else:
+            outputs = model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
+        parts.append(keras.ops.convert_to_numpy(keras.tree.flatten(outputs)[0]))
+    return np.concatenate(parts).astype("float32")
+
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
+    """Share of right classes; one output value counts as the second class from 0.5 up."""
+    labels = np.asarray(labels)
+    if labels.shape == outputs.shape and outputs.shape[-1] > 1:
+        labels = labels.argmax(axis=-1)
+    if outputs.shape[-1] == 1:
+        guesses = outputs[..., 0] >= 0.5
+    else:
+        guesses = outputs.argmax(axis=-1)
+    labels = labels.reshape(labels.shape[0], -1)
+    guesses = guesses.reshape(guesses.shape[0], -1)
+    if labels.shape != guesses.shape or not np.equal(labels, np.round(labels)).all():
+        return None
+    return float((guesses == labels).mean())
+
+
+def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
+    """TensorFlow Lite Micro against the LiteRT interpreter, in quantization steps if there are."""
+    with open(path, "rb") as file:
+        interpreter = litert.make_interpreter(file.read())
+    given = [
+        litert.quantize(values, details)
+        for details, values in zip(interpreter.get_input_details(), samples.inputs)
+    ]
+    expected = litert.run_raw(interpreter, given)
+    got = tflm.run(path, given, arena_bytes)
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    unit = "quantization step(s)" if np.issubdtype(expected.dtype, np.integer) else "in value"
+    return Agreement(len(samples), float(difference.max()), unit, float((difference == 0).mean()))

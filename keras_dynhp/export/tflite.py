@@ -1,0 +1,195 @@
+"""`export_tflite`: a Keras model becomes a .tflite file, and a report of what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import replace
+
+import keras
+import numpy as np
+
+from keras_dynhp.costs.macs import count_macs
+from keras_dynhp.export import data as samples_of
+from keras_dynhp.export import litert, measure, tflm
+from keras_dynhp.export.convert import UnsupportedOperatorError, convert
+from keras_dynhp.export.plain import device_copy
+from keras_dynhp.export.report import DeviceReport
+from keras_dynhp.keras_state import graph
+
+# Above this many multiply-accumulates the agreement check of an export takes longer than some
+# ten seconds (TensorFlow Lite Micro's reference kernels do half a thousand million a second).
+_AGREEMENT_MACS = 5_000_000_000
+
+QUANTIZATIONS = (None, "int8", "int16x8")
+
+
+def export_tflite(
+    model: keras.Model,
+    path: str,
+    quantize: str | None = None,
+    representative_data=None,
+) -> DeviceReport:
+    """Write a model as a .tflite file for TensorFlow Lite Micro, and report what it costs.
+
+    The file takes a batch of one, has builtin operators only, and is the same to the byte
+    whenever it is made from the same model and data. It appears at `path` when it is complete and
+    TensorFlow Lite Micro (where installed) has run it; otherwise nothing appears. Half-precision
+    models are exported in float32; loops over time are unrolled where they are quantized.
+
+    Args:
+        model: a built Sequential or Functional Keras 3 model whose input shapes are fixed.
+        path: the file to write.
+        quantize: None keeps float32; "int8" makes weights, activations, input and output int8;
+            "int16x8" int8 weights and int16 activations, input and output.
+        representative_data: samples that calibrate the quantization, 100 at least: an array, a
+            list or dict of arrays for several inputs, or a `tf.data.Dataset` of x or `(x, y)`, of
+            which the first 1,000 samples are read. With y (classes) the report has accuracies.
+
+    Returns:
+        A `DeviceReport`.
+
+    Raises:
+        ValueError: for what cannot be exported: unknown shapes, missing or bad samples, weights
+            that are not finite; `UnsupportedOperatorError` (a `ValueError`) names operator and
+            layer.
+        TypeError: where the model is no Keras 3 model or the data no samples.
+        OSError: where `path` cannot be written; known before the work begins.
+
+    Example:
+
+    >>> import keras, numpy as np, os, tempfile
+    >>> from keras_dynhp.export.tflite import export_tflite
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.tflite")
+    >>> x = np.random.default_rng(0).normal(size=(200, 8))
+    >>> report = export_tflite(model, path, quantize="int8", representative_data=x)
+    >>> report.flash_bytes == os.path.getsize(path), report.macs
+    (True, 32)
+    """
+    _check(model, quantize, representative_data)
+    samples = None
+    if representative_data is not None:
+        samples = samples_of.read_samples(model, representative_data)
+    with _written_whole(path) as temporary:
+        notes = samples_of.warn_about(samples) if quantize else []
+        plain = device_copy(model, unroll=quantize is not None)
+        converted = convert(plain, quantize, samples)
+        with open(temporary, "wb") as file:
+            file.write(converted.content)
+        report = _measure(temporary, converted, model, quantize, samples, notes)
+    return replace(report, path=os.fspath(path))
+
+
+def _check(model, quantize, representative_data) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "export_tflite takes a Keras 3 model (keras.Model); received "
+            f"{type(model).__module__}.{type(model).__name__}."
+        )
+    if quantize not in QUANTIZATIONS:
+        raise ValueError(f"quantize is one of {QUANTIZATIONS}; received {quantize!r}.")
+    if quantize and representative_data is None:
+        raise ValueError(
+            f"quantize={quantize!r} needs representative_data: a few hundred samples from which "
+            "the ranges of the activations are read."
+        )
+    if graph.functional_of(model) is None:
+        raise ValueError(
+            f"{model.name!r} ({type(model).__name__}) has no graph to export: only built "
+            "Sequential and Functional models can be. Give it a keras.Input, or write it with the "
+            "functional API."
+        )
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                f"the input {tensor.name!r} has the dynamic shape {tensor.shape}: a device needs "
+                "fixed sizes. Build the model with keras.Input of a full shape."
+            )
+    for weight in model.weights:
+        if "float" in weight.dtype and not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            raise ValueError(
+                f"the weight {weight.path!r} has values that are NaN or infinite: the training "
+                "went wrong before this export."
+            )
+
+
+@contextlib.contextmanager
+def _written_whole(path: str):
+    """A temporary file beside `path` that takes its place at the end, or leaves no trace."""
+    path = os.path.abspath(os.fspath(path))
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path!r} is a directory: give the name of a file to write.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".export-", suffix=".tflite")
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot write into {folder!r} ({error.strerror}): choose another path"
+        ) from error
+    try:
+        os.close(handle)
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _measure(path, converted, model, quantize, samples, notes) -> DeviceReport:
+    content = converted.content
+    macs = count_macs(model)
+    inputs, outputs = measure.interface(content)
+    arena, agreement, fidelity = None, None, None
+    if tflm.installed():
+        arena = _arena(path, converted)
+    else:
+        notes.append(
+            "the arena was not measured: tflite-micro is not installed "
+            '(pip install "keras-dynhp[device]")'
+        )
+    if samples is not None and not litert.installed():
+        notes.append(
+            "outputs were not compared: ai-edge-litert is not installed "
+            '(pip install "keras-dynhp[device]")'
+        )
+    elif samples is not None:
+        fidelity = measure.fidelity(content, model, samples)
+        checked = samples.first(measure.AGREEMENT_SAMPLES)
+        if arena is not None and macs * len(checked) <= _AGREEMENT_MACS:
+            agreement = measure.agreement(path, checked, arena)
+        elif arena is not None:
+            notes.append(
+                "TensorFlow Lite Micro was not compared with LiteRT: at "
+                f"{macs:,} MACs it would take minutes (keras_dynhp.export.device_report does it)"
+            )
+    return DeviceReport(
+        path=path,
+        quantize=quantize,
+        flash_bytes=len(content),
+        ram_bytes=arena,
+        macs=macs,
+        ops=measure.operators(content),
+        inputs=inputs,
+        outputs=outputs,
+        fidelity=fidelity,
+        agreement=agreement,
+        notes=notes,
+    )
+
+
+def _arena(path: str, converted) -> int:
+    try:
+        return tflm.measure_arena(path)
+    except tflm.MicroRuntimeError as error:
+        operator = tflm.refused_operator(path, error)
+        if operator is None:
+            raise UnsupportedOperatorError(str(error)) from error
+        raise UnsupportedOperatorError(
+            f"TensorFlow Lite Micro refuses the operator {operator} of layer "
+            f"{converted.origins[error.node]}: {error}"
+        ) from error
