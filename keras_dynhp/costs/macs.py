@@ -104,10 +104,14 @@ def _operation_macs(operation, call: Call) -> int:
 
 
 def _unknown(operation, call: Call) -> int:
-    matrices = [w for w in getattr(operation, "trainable_weights", []) if len(w.shape) > 1]
-    if not matrices:
-        return 0
-    return sum(math.prod(w.shape) for w in matrices) * math.prod(call.output.shape[1:-1])
+    per_position = _matrix_values(operation)
+    return per_position and per_position * math.prod(call.output.shape[1:-1])
+
+
+def _matrix_values(holder) -> int:
+    """Values of all weights with two axes or more; a GRU's bias has two and is none of them."""
+    weights = getattr(holder, "trainable_weights", [])
+    return sum(math.prod(w.shape) for w in weights if len(w.shape) > 1 and w.name != "bias")
 
 
 def _channels(layer, tensor: Tensor) -> int:
@@ -185,12 +189,8 @@ def _separable(layer, call):
 
 @register_macs(layers.SimpleRNN, layers.LSTM, layers.GRU, layers.RNN)
 def _recurrent(layer, call):
-    return call.input.shape[1] * _cell(layer.cell)
-
-
-def _cell(cell) -> int:
-    """One time step: every matrix of the cell once."""
-    return sum(math.prod(w.shape) for w in cell.trainable_weights if len(w.shape) > 1)
+    """Every time step multiplies by every matrix of the cell once."""
+    return call.input.shape[1] * _matrix_values(layer.cell)
 
 
 @register_macs(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
@@ -198,7 +198,7 @@ def _conv_lstm(layer, call):
     last = layer.compute_output_shape(call.input.shape)
     frame = last[2:] if layer.return_sequences else last[1:]
     positions = math.prod(frame) // layer.filters
-    return call.input.shape[1] * positions * _cell(layer.cell)
+    return call.input.shape[1] * positions * _matrix_values(layer.cell)
 
 
 @register_macs(layers.Bidirectional)

@@ -100,7 +100,8 @@ def _outliers(values: np.ndarray, number: int) -> list[str]:
     return [
         f"{outside} of {len(values)} samples of input {number} reach outside the range of the "
         f"others: {low.min():.6g} to {high.max():.6g}, where 9 in 10 stay within {usual_low:.6g} "
-        f"to {usual_high:.6g}. They make the input's quantization step {whole / usual:.1f} times coarser. Are all samples scaled alike?"
+        f"to {usual_high:.6g}. They make the input's quantization step "
+        f"{whole / usual:.1f} times coarser. Are all samples scaled alike?"
     ]
 
 
