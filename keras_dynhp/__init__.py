@@ -1,15 +1,27 @@
 """Dynamic Hard Pruning: Keras 3 networks that become small while they train."""
 
+from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
+from keras_dynhp.costs.macs import count_macs
+from keras_dynhp.costs.target import Target
+from keras_dynhp.criteria import Criterion
+from keras_dynhp.export.tflite import export_tflite
 from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.graph.registry import register_rule
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.masked import add_masks, rebuild
+from keras_dynhp.schedules import Schedule
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Criterion",
     "NeuronMask",
+    "PruneAndRebuild",
+    "Schedule",
+    "Target",
     "add_masks",
+    "count_macs",
+    "export_tflite",
     "find_groups",
     "rebuild",
     "register_rule",

@@ -1,0 +1,1 @@
+"""Callbacks: they orchestrate, they compute nothing."""

@@ -1,0 +1,148 @@
+"""PruneAndRebuild: the callback that prunes and rebuilds every so often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+
+from keras_dynhp import criteria, schedules
+from keras_dynhp.costs.target import Target
+from keras_dynhp.criteria import Criterion
+from keras_dynhp.graph.groups import check_model
+from keras_dynhp.pruning.engine import Engine
+from keras_dynhp.report.record import Report
+
+# Without a target, a quarter of the parameters stays: a size that rarely costs accuracy.
+DEFAULT_TARGET = Target(compression=4)
+
+
+@keras.saving.register_keras_serializable(package="keras_dynhp")
+class PruneAndRebuild(keras.callbacks.Callback):
+    """Prunes the model while it trains and rebuilds it smaller, with no memory control.
+
+    At epoch ends, neurons that have been masked for an epoch and are still worth least are
+    removed; the model object the user holds becomes the smaller network, with its weights and
+    optimizer state. `DynHP` is this with a memory budget and a batch size that follows it.
+
+    Args:
+        target: what the final network must satisfy; 4 times fewer parameters if None.
+        criterion: what a neuron is worth: `"taylor"`, `"magnitude"`, `"random"`, or a `Criterion`.
+        schedule: how far pruning has come as training goes: `"cubic"`, `"linear"`,
+            `"geometric"`, `"constant"`, a `Schedule`, a callable from progress in [0, 1] to
+            fraction in [0, 1], or a pruning schedule of tensorflow-model-optimization.
+        every: prune at the end of every so many epochs.
+        prune_inputs: prune input features too; the network then begins with a gather.
+        round_to: keep widths at multiples of this (4 or 8: what device kernels like).
+
+    Attributes:
+        report: what went, what stayed, and what could not be followed and why; prints.
+
+    Raises:
+        TypeError, ValueError: from the constructor for arguments that make no sense, and when
+            `fit` begins, before training, for a model or a target that can't work.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_dynhp as dynhp
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(2)]
+    ... )
+    >>> model.compile("adam", "mse")
+    >>> x, y = np.random.rand(64, 8), np.random.rand(64, 2)
+    >>> hp = dynhp.PruneAndRebuild(dynhp.Target(compression=2))
+    >>> history = model.fit(x, y, epochs=6, callbacks=[hp], verbose=0)
+    >>> history.history["params"][0], history.history["params"][-1] <= 177
+    (354, True)
+    """
+
+    def __init__(
+        self,
+        target: Target | None = None,
+        criterion: str | Criterion = "taylor",
+        schedule: str | Callable[[float], float] = "cubic",
+        every: int = 1,
+        prune_inputs: bool = False,
+        round_to: int = 1,
+    ):
+        super().__init__()
+        if target is not None and not isinstance(target, Target):
+            raise TypeError(
+                "`target` must be a keras_dynhp.Target, such as Target(compression=10). "
+                f"Received: {target!r}"
+            )
+        for name, value in (("every", every), ("round_to", round_to)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+        self.target = target or DEFAULT_TARGET
+        self.criterion = criteria.get(criterion)
+        self.schedule = schedules.get(schedule)
+        self.every = every
+        self.prune_inputs = bool(prune_inputs)
+        self.round_to = round_to
+        self.report = Report()
+        self._engine: Engine | None = None
+
+    # ---- Keras's calls -----------------------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        check_model(self.model)
+        if self._engine is None or self._engine.model is not self.model:
+            self._engine = Engine(
+                self.model, self.target, self.criterion, self.prune_inputs, self.round_to
+            )
+            self.report.begin(self._engine)
+        self._engine.watch()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # What will have to go when this pruning interval is over is masked while it lasts.
+        if epoch % self.every == 0:
+            self._engine.mask_next(self._fraction(epoch + self.every))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            self._engine.prune(self._fraction(epoch + 1))
+        self._tell(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self._engine.release()
+        self.report.end(self._engine)
+
+    # ---- ours --------------------------------------------------------------------------------
+
+    def _fraction(self, epochs_done: int) -> float:
+        progress = min(1.0, epochs_done / self.params["epochs"])
+        return schedules.schedule.fraction(
+            self.schedule, progress, int(self.model.optimizer.iterations)
+        )
+
+    def _tell(self, epoch: int, logs: dict | None) -> None:
+        figures = {"neurons": self._engine.neurons, "params": self.model.count_params()}
+        figures.update(self._figures())
+        if logs is not None:
+            logs.update(figures)
+        self.report.epoch(epoch, self._engine, logs or figures)
+
+    def _figures(self) -> dict[str, float]:
+        """What else History and later callbacks are told in every epoch."""
+        return {}
+
+    def get_config(self) -> dict:
+        """The constructor's arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "target": serialize(self.target),
+            "criterion": serialize(self.criterion),
+            "schedule": serialize(self.schedule),
+            "every": self.every,
+            "prune_inputs": self.prune_inputs,
+            "round_to": self.round_to,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> PruneAndRebuild:
+        """The callback that `get_config` describes."""
+        config = dict(config)
+        for name in ("target", "criterion", "schedule"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)

@@ -1,0 +1,94 @@
+"""Gate gradients, read off the gradients that training has anyway."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dynhp.graph.groups import ChannelGroups
+from keras_dynhp.keras_state.optimizer import variable_key
+
+
+class GateMeter:
+    """Running means of squared gate gradients, kept inside the training graph.
+
+    The derivative of the loss by a gate on a neuron is the sum of weight times gradient over the
+    weights that read the neuron. Each training step adds up those sums over all readers of a
+    neuron, squares them, and averages them with momentum.
+
+    Args:
+        groups: the model's channel groups.
+        optimizer: the model's optimizer, built.
+        momentum: weight of the past, per step.
+        start: means to go on from, one array for each group's name.
+    """
+
+    def __init__(self, groups: ChannelGroups, optimizer, momentum: float = 0.99, start=None):
+        self.momentum = momentum
+        self._names = [group.name for group in groups]
+        self._offsets = np.concatenate([[0], np.cumsum([group.size for group in groups])])
+        self._places: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for offset, group in zip(self._offsets, groups):
+            readers = [p for p in group.places if p.role == "in"]
+            makers = [p for p in group.places if p.role == "out"]
+            for place in readers or makers or group.places:
+                flat = np.where(place.index >= 0, place.index + offset, -1)
+                key = variable_key(optimizer, place.variable)
+                self._places.setdefault(key, []).append((place.axis, flat))
+        total = int(self._offsets[-1])
+        first = np.zeros(total, np.float32)
+        if start is not None:
+            first = np.concatenate([start[name] for name in self._names]).astype(np.float32)
+        self._gate = tf.Variable(tf.zeros(total), trainable=False, name="dynhp_gate")
+        self._mean = tf.Variable(first, trainable=False, name="dynhp_gate_mean")
+        self._steps = tf.Variable(0.0, trainable=False, name="dynhp_gate_steps")
+        self._seen: dict[str, set[str]] = {}
+
+    def read(self, key: str, gradient, variable, weights) -> None:
+        """Inside the graph: add one variable's part. `weights`: its value, masks lifted."""
+        self._begin_step(key, variable)
+        for axis, flat in self._places.get(key, ()):
+            others = [a for a in range(len(variable.shape)) if a != axis]
+            product = tf.cast(weights * gradient, tf.float32)
+            along = tf.reduce_sum(product, others) if others else product
+            inside = np.flatnonzero(flat >= 0)
+            if len(inside) < len(flat):
+                along = tf.gather(along, inside)
+            self._gate.scatter_nd_add(flat[inside][:, None], along)
+
+    def wants(self, key: str) -> bool:
+        """Whether some group is scored by this variable."""
+        return key in self._places
+
+    def _begin_step(self, key: str, variable) -> None:
+        """At the first variable of a step, fold the last step's sums into the means.
+
+        A variable met again means that a new step is being traced (on this replica).
+        """
+        seen = self._seen.setdefault(variable.device, set())
+        if not seen or key in seen:
+            seen.clear()
+            self._fold()
+        seen.add(key)
+
+    def _fold(self) -> None:
+        square = tf.square(self._gate)
+        # The first step has nothing to fold: its sums are zero and it does not count.
+        counts = tf.cast(tf.reduce_any(square > 0), tf.float32)
+        self._steps.assign_add(counts)
+        rate = tf.maximum(1.0 - self.momentum, 1.0 / tf.maximum(self._steps, 1.0)) * counts
+        self._mean.assign_add(rate * (square - self._mean))
+        self._gate.assign(tf.zeros_like(self._gate))
+
+    def means(self) -> dict[str, np.ndarray]:
+        """The running means of all groups by name."""
+        values = self._mean.numpy()
+        return {
+            name: values[start:stop]
+            for name, start, stop in zip(self._names, self._offsets, self._offsets[1:])
+        }
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been averaged."""
+        return int(self._steps.numpy())

@@ -1,0 +1,1 @@
+"""What a training run did, to print, plot and look at."""
