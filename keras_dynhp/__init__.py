@@ -8,6 +8,7 @@ from keras_dynhp.export.tflite import export_tflite
 from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.graph.registry import register_rule
 from keras_dynhp.layers.neuron_mask import NeuronMask
+from keras_dynhp.pruning.one_shot import prune
 from keras_dynhp.rebuild.masked import add_masks, rebuild
 from keras_dynhp.schedules import Schedule
 
@@ -23,6 +24,7 @@ __all__ = [
     "count_macs",
     "export_tflite",
     "find_groups",
+    "prune",
     "rebuild",
     "register_rule",
 ]

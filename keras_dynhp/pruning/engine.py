@@ -12,9 +12,9 @@ from keras_dynhp.criteria.criterion import Criterion
 from keras_dynhp.graph.groups import ChannelGroups, find_groups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
-from keras_dynhp.pruning import resources
 from keras_dynhp.pruning.gates import GateMeter
-from keras_dynhp.pruning.selection import select, smallest_widths
+from keras_dynhp.pruning.goals import Goals
+from keras_dynhp.pruning.selection import select
 from keras_dynhp.pruning.soft_masks import SoftMasks
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
@@ -46,20 +46,18 @@ class Engine:
         round_to: int = 1,
     ):
         self.model = model
-        self.target = target
         self.criterion = criterion
         self.prune_inputs = prune_inputs
         self.round_to = round_to
         self.groups = find_groups(model, prune_inputs)
-        self.full = self._figures()
-        self.limits = target.limits(self.full)
+        self.goals = Goals(self.groups, target)
+        self.goals.check(model, self.groups, round_to)
         self._meter: GateMeter | None = None
         self._soft: SoftMasks | None = None
         self._dormant: list[tuple[keras.Variable, np.ndarray]] = []
         self._unhook: Callable | None = None
         self._scores: dict[str, np.ndarray] = {}
         self.names = {group.name: group.name for group in self.groups}  # now -> at the beginning
-        self._check_reachable()
 
     # ---- what is asked -----------------------------------------------------------------------
 
@@ -71,37 +69,6 @@ class Engine:
     def widths(self) -> dict[str, int]:
         """The width of every prunable group."""
         return {self.names[group.name]: group.size for group in self.groups}
-
-    def _figures(self) -> dict[str, float]:
-        sizes = np.array([group.size for group in self.groups], float)
-        return {r.name: r.value(sizes) for r in self._resources()}
-
-    def _resources(self) -> list[resources.Resource]:
-        known = {"params": resources.parameters, "macs": resources.macs}
-        wanted = {"params"} | {n for n, v in self.target.get_config().items() if v is not None}
-        return [make(self.groups) for name, make in known.items() if name in wanted]
-
-    def goals(self, fraction: float) -> list[tuple[resources.Resource, float]]:
-        """What the network may cost at a fraction of the way to the target."""
-        return [
-            (r, self.full[r.name] - fraction * (self.full[r.name] - self.limits[r.name]))
-            for r in self._resources()
-            if r.name in self.limits
-        ]
-
-    def _check_reachable(self) -> None:
-        if not len(self.groups):
-            raise ValueError(f"Nothing in model {self.model.name!r} can be pruned:\n{self.groups}")
-        least = smallest_widths(self.groups, self.round_to)
-        for resource, goal in self.goals(1.0):
-            floor = resource.value(least)
-            if floor > goal:
-                raise ValueError(
-                    f"The target can't be met: {resource.name} would have to fall from "
-                    f"{self.full[resource.name]:,.0f} to {goal:,.0f}, and with every group at its "
-                    f"smallest {floor:,.0f} are left. The smallest reachable target is "
-                    f"{resource.name}={int(np.ceil(floor))}."
-                )
 
     # ---- the cycle ----------------------------------------------------------------------------
 
@@ -119,7 +86,9 @@ class Engine:
         self._wake()
         chosen = None
         if fraction > 0 and self._scores:
-            masks = select(self.groups, self._scores, self.goals(fraction), self.round_to)
+            masks = select(
+                self.groups, self._scores, self.goals.at(self.groups, fraction), self.round_to
+            )
             chosen = {name: mask for name, mask in masks.items() if not mask.all()}
         if not chosen and self._soft is None:
             return
@@ -140,7 +109,7 @@ class Engine:
         self._scores = self.criterion.scores(self.groups, means)
         if fraction <= 0:
             return 0
-        due = select(self.groups, self._scores, self.goals(fraction), self.round_to)
+        due = select(self.groups, self._scores, self.goals.at(self.groups, fraction), self.round_to)
         if fraction < 1:
             due = {name: mask | self._awake(name) for name, mask in due.items()}
         gone = sum(int((~mask).sum()) for mask in due.values())

@@ -81,7 +81,8 @@ class GateMeter:
         self._gate.assign(tf.zeros_like(self._gate))
 
     def means(self) -> dict[str, np.ndarray]:
-        """The running means of all groups by name."""
+        """The running means of all groups by name, the last step included."""
+        self._fold()
         values = self._mean.numpy()
         return {
             name: values[start:stop]

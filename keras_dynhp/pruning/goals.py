@@ -1,0 +1,65 @@
+"""Goals: the target of a run, and what it means at every stage of the way there."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_dynhp.costs.target import Target
+from keras_dynhp.graph.groups import ChannelGroups
+from keras_dynhp.pruning import resources
+from keras_dynhp.pruning.selection import smallest_widths
+
+# How the resources that a target may limit follow from the widths of the groups.
+RESOURCES = {"params": resources.parameters, "macs": resources.macs}
+
+
+class Goals:
+    """The way from a full network to a target.
+
+    Args:
+        groups: the channel groups of the full network.
+        target: what the final network must satisfy.
+
+    Attributes:
+        full: each limited resource of the full network.
+        limits: the most that each may be in the end.
+    """
+
+    def __init__(self, groups: ChannelGroups, target: Target):
+        wanted = {name for name, value in target.get_config().items() if value is not None}
+        if "compression" in wanted:
+            wanted.add("params")
+        self._names = [name for name in RESOURCES if name in wanted]
+        sizes = np.array([group.size for group in groups], float)
+        self.full = {name: RESOURCES[name](groups).value(sizes) for name in self._names}
+        self.limits = target.limits(self.full)
+
+    def at(self, groups: ChannelGroups, fraction: float) -> list[tuple[resources.Resource, float]]:
+        """What each resource may be at a fraction of the way, for the network as it is now."""
+        return [
+            (
+                RESOURCES[name](groups),
+                self.full[name] - fraction * max(0.0, self.full[name] - self.limits[name]),
+            )
+            for name in self._names
+        ]
+
+    def check(self, model: keras.Model, groups: ChannelGroups, round_to: int = 1) -> None:
+        """Raise before anything is changed if the target can't be reached.
+
+        Raises:
+            ValueError: with the smallest target that can be.
+        """
+        if not len(groups):
+            raise ValueError(f"Nothing in model {model.name!r} can be pruned:\n{groups}")
+        least = smallest_widths(groups, round_to)
+        for resource, goal in self.at(groups, 1.0):
+            floor = resource.value(least)
+            if floor > goal:
+                raise ValueError(
+                    f"The target can't be met: {resource.name} would have to fall from "
+                    f"{self.full[resource.name]:,.0f} to {goal:,.0f}, and with every group at its "
+                    f"smallest {floor:,.0f} are left. The smallest reachable target is "
+                    f"{resource.name}={int(np.ceil(floor))}."
+                )
