@@ -32,11 +32,20 @@ class UnsupportedOperatorError(ValueError):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """An operator of the file, and the layers that it came from."""
+
+    name: str
+    origin: str
+    floating: bool
+
+
+@dataclass(frozen=True)
 class Converted:
-    """The file's bytes, and for each of its operators the layers that it came from."""
+    """The file's bytes and its operators in order."""
 
     content: bytes
-    origins: list[str]
+    operators: list[Origin]
 
 
 def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -> Converted:
@@ -72,7 +81,10 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
         with captured_stderr():
             content = converter.convert()
     except Exception as error:
-        raise _explained(error, model, scopes) from error
+        whole = re.search(r"16x8-bit not yet supported for op: '(\w+)'", str(error))
+        if whole:
+            raise _without_int16(whole.group(1), convert(model, None, None)) from error
+        raise _explained(error, concrete.graph, scopes) from error
     return _checked(content, scopes)
 
 
@@ -138,16 +150,18 @@ def _calibration(samples: Samples) -> Callable[[], Iterator[list[np.ndarray]]]:
     return lambda: (samples.at(index) for index in chosen)
 
 
-def _explained(error: Exception, model: keras.Model, scopes: _Scopes) -> Exception:
-    found = {}
-    for place, operator in re.findall(r"(loc\(.*?\)): '([\w.]+)' op is neither", str(error)):
-        found[operator] = scopes.layers_in(place) or "an unnamed layer"
-    if not found:
-        first = str(error).strip().splitlines()
+def _explained(error: Exception, traced: tf.Graph, scopes: _Scopes) -> Exception:
+    """The converter names operators; the traced graph knows which layers have them."""
+    kinds = dict.fromkeys(re.findall(r"'tf\.(\w+)' op is neither", str(error)))
+    if not kinds:
+        first = [line for line in str(error).splitlines() if line.strip()]
         return ValueError(
-            f"TensorFlow's converter failed on {model.name!r}: "
-            f"{first[0] if first else type(error).__name__}"
+            f"TensorFlow's converter failed: {first[0] if first else type(error).__name__}"
         )
+    found = {}
+    for kind in kinds:
+        names = [op.name for op in traced.get_operations() if op.type == kind]
+        found[kind] = scopes.layers_in(" ".join(names)) or "an unnamed layer"
     listed = "; ".join(f"{operator} of layer {layer}" for operator, layer in found.items())
     return UnsupportedOperatorError(
         f"TensorFlow Lite has no builtin operator for: {listed}. Replace what the layer computes "
@@ -155,19 +169,30 @@ def _explained(error: Exception, model: keras.Model, scopes: _Scopes) -> Excepti
     )
 
 
+def _without_int16(name: str, in_float: Converted) -> UnsupportedOperatorError:
+    places = [op.origin for op in in_float.operators if op.name == name]
+    return UnsupportedOperatorError(
+        f"TensorFlow Lite has no int16 kernel for {name} of layer "
+        f"{'; '.join(dict.fromkeys(places)) or '(made while quantizing)'}. Use quantize='int8', "
+        "or replace what the layer computes."
+    )
+
+
 def _checked(content: bytes, scopes: _Scopes) -> Converted:
     """Refuse what the micro runtime lacks while the names are still there, then drop them."""
     model = flatbuffer.read(content)
-    origins, missing = [], []
+    operators = []
     last = scopes.names[-1] if scopes.names else ""
     for subgraph in model.subgraphs:
         for operator in subgraph.operators or []:
-            names = [flatbuffer.tensor_name(subgraph.tensors[i]) for i in operator.outputs]
-            origin = scopes.layers_in(" ".join(names)) or last
-            origins.append(origin)
+            tensors = [subgraph.tensors[index] for index in operator.outputs]
+            names = " ".join(flatbuffer.tensor_name(tensor) for tensor in tensors)
+            floating = any(flatbuffer.type_name(tensor) == "float32" for tensor in tensors)
             name = flatbuffer.operator_name(model, operator)
-            if name not in MICRO_OPERATORS:
-                missing.append(f"{name} of layer {origin}")
+            operators.append(Origin(name, scopes.layers_in(names) or last, floating))
+    missing = [
+        f"{op.name} of layer {op.origin}" for op in operators if op.name not in MICRO_OPERATORS
+    ]
     if missing:
         raise UnsupportedOperatorError(
             f"TensorFlow Lite Micro has no operator for: {'; '.join(dict.fromkeys(missing))}. "
@@ -175,4 +200,4 @@ def _checked(content: bytes, scopes: _Scopes) -> Converted:
             "(keras_dynhp.export.operators.MICRO_OPERATORS), or compute it outside the model."
         )
     flatbuffer.order_interface(model)
-    return Converted(flatbuffer.compact(model), origins)
+    return Converted(flatbuffer.compact(model), operators)

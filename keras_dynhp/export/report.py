@@ -33,6 +33,11 @@ class Agreement:
     unit: str
     equal: float
 
+    @property
+    def steps_apart(self) -> float:
+        """The worst difference in quantization steps; 0 for outputs without quantization."""
+        return self.worst if self.unit.startswith("quantization") else 0.0
+
     def __str__(self) -> str:
         return (
             f"within {self.worst:.3g} {self.unit} on {self.samples} samples, "

@@ -146,7 +146,7 @@ def _measure(path, converted, model, quantize, samples, notes) -> DeviceReport:
     inputs, outputs = measure.interface(content)
     arena, agreement, fidelity = None, None, None
     if tflm.installed():
-        arena = _arena(path, converted)
+        arena = _arena(path, converted.operators)
     else:
         notes.append(
             "the arena was not measured: tflite-micro is not installed "
@@ -167,6 +167,14 @@ def _measure(path, converted, model, quantize, samples, notes) -> DeviceReport:
                 "TensorFlow Lite Micro was not compared with LiteRT: at "
                 f"{macs:,} MACs it would take minutes (keras_dynhp.export.device_report does it)"
             )
+    if agreement is not None and agreement.steps_apart > 1:
+        notes.append(
+            f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps: "
+            "some operator has different integer arithmetic in the two"
+        )
+    islands = [f"{op.name} of {op.origin}" for op in converted.operators if op.floating]
+    if quantize and islands:
+        notes.append("no integer form, computed in float32: " + "; ".join(dict.fromkeys(islands)))
     return DeviceReport(
         path=path,
         quantize=quantize,
@@ -182,14 +190,14 @@ def _measure(path, converted, model, quantize, samples, notes) -> DeviceReport:
     )
 
 
-def _arena(path: str, converted) -> int:
+def _arena(path: str, operators: list) -> int:
     try:
         return tflm.measure_arena(path)
     except tflm.MicroRuntimeError as error:
-        operator = tflm.refused_operator(path, error)
-        if operator is None:
+        if error.node is None or error.node >= len(operators):
             raise UnsupportedOperatorError(str(error)) from error
+        refused = operators[error.node]
         raise UnsupportedOperatorError(
-            f"TensorFlow Lite Micro refuses the operator {operator} of layer "
-            f"{converted.origins[error.node]}: {error}"
+            f"TensorFlow Lite Micro refuses the operator {refused.name} of layer "
+            f"{refused.origin}: {error}"
         ) from error

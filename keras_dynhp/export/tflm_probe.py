@@ -1,35 +1,83 @@
 """Runs in a child process: TensorFlow Lite Micro on one model. Never imports TensorFlow.
 
-Called as `python tflm_probe.py MODEL ARENA_BYTES [INPUTS.npz OUTPUTS.npz]`. What the runtime says
-goes to stderr, where the parent reads the arena figure; a crash ends only this process.
+`python tflm_probe.py MODEL` prints the smallest arena that runs, `python tflm_probe.py MODEL
+ARENA_BYTES INPUTS.npz OUTPUTS.npz` runs samples. What the runtime says goes to stderr. Every try at
+an arena is a fork of its own: too small an arena may crash.
 """
 
+import os
+import re
 import sys
+import tempfile
 
 # The directory of this script would shadow modules of the standard library's names.
 sys.path.pop(0)
 
+import numpy as np
+from tflite_micro.python.tflite_micro import runtime
 
-def run(path: str, arena_bytes: int, inputs_path: str | None, outputs_path: str | None) -> None:
-    """Allocate, invoke once on zeros or on every sample, and print the allocations."""
-    import numpy as np
-    from tflite_micro.python.tflite_micro import runtime
+FIRST_ARENA = 1 << 18
+LARGEST_ARENA = 1 << 31
+STEP = 8
 
+
+def smallest_arena(path: str) -> int:
+    """Bytes of the smallest arena in which the model runs once."""
+    size = FIRST_ARENA
+    while (said := attempt(path, size))[0]:
+        too_small = "too small" in said[1] or "llocat" in said[1] or not said[1].strip()
+        if size >= LARGEST_ARENA or not too_small:
+            sys.exit(said[1])
+        size *= 4
+    low = int(re.search(r"Arena allocation total (\d+) bytes", said[1]).group(1))
+    if not attempt(path, low)[0]:
+        return low
+    # Preparing an operator may for a moment need more than is reported at the end.
+    step = STEP
+    while attempt(path, low + step)[0]:
+        low, step = low + step, 2 * step
+    high = low + step
+    while high - low > STEP:
+        middle = low + (high - low) // (2 * STEP) * STEP
+        low, high = (middle, high) if attempt(path, middle)[0] else (low, middle)
+    return high
+
+
+def attempt(path: str, arena_bytes: int) -> tuple[int, str]:
+    """Run once in a fork: its exit status (0: it ran) and what the runtime said."""
+    with tempfile.TemporaryFile() as said:
+        child = os.fork()
+        if child == 0:
+            os.dup2(said.fileno(), 2)
+            status = 1
+            try:
+                interpreter = runtime.Interpreter.from_file(path, arena_size=arena_bytes)
+                interpreter.invoke()
+                interpreter.print_allocations()
+                status = 0
+            finally:
+                os._exit(status)
+        status = os.waitpid(child, 0)[1]
+        said.seek(0)
+        return status, said.read().decode(errors="replace")
+
+
+def run(path: str, arena_bytes: int, inputs_path: str, outputs_path: str) -> None:
+    """First output of every sample."""
     interpreter = runtime.Interpreter.from_file(path, arena_size=arena_bytes)
-    if inputs_path is None:
+    with np.load(inputs_path) as stored:
+        inputs = [stored[f"input_{number}"] for number in range(len(stored.files))]
+    outputs = []
+    for index in range(len(inputs[0])):
+        for number, values in enumerate(inputs):
+            interpreter.set_input(values[index : index + 1], number)
         interpreter.invoke()
-    else:
-        with np.load(inputs_path) as stored:
-            inputs = [stored[f"input_{number}"] for number in range(len(stored.files))]
-        first = []
-        for index in range(len(inputs[0])):
-            for number, values in enumerate(inputs):
-                interpreter.set_input(values[index : index + 1], number)
-            interpreter.invoke()
-            first.append(interpreter.get_output(0).copy())
-        np.savez(outputs_path, output_0=np.concatenate(first))
-    interpreter.print_allocations()
+        outputs.append(interpreter.get_output(0).copy())
+    np.savez(outputs_path, output_0=np.concatenate(outputs))
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]), *(sys.argv[3:5] or (None, None)))
+    if len(sys.argv) == 2:
+        print(smallest_arena(sys.argv[1]))
+    else:
+        run(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -1,0 +1,311 @@
+"""`export_tflite` on real runtimes: LiteRT and TensorFlow Lite Micro."""
+
+import json
+import os
+import pathlib
+import stat
+import subprocess
+import sys
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers, ops
+
+from keras_dynhp.export import convert, tflm
+from keras_dynhp.export.tflite import export_tflite
+
+
+def dense_net():
+    return networks.with_weights(networks.lenet_300_100(0.1))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_every_benchmark_network(name, quantize, path):
+    model = networks.with_weights(networks.NETWORKS[name](0.25))
+    x = networks.samples(model, 200)
+    y = np.asarray(model(x)).argmax(axis=-1)
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    report = export_tflite(model, path, quantize, data)
+    assert report.flash_bytes == os.path.getsize(path)
+    assert report.agreement.samples == 200
+    assert report.agreement.worst <= (1 if quantize else 1e-5)
+    assert report.fidelity.worst_difference < (0.03 if quantize else 1e-5)
+    assert report.float_accuracy == 1.0
+    assert report.accuracy > 0.9
+    assert report.inputs[0].shape == (1, *model.inputs[0].shape[1:])
+    assert report.inputs[0].dtype == report.outputs[0].dtype == (quantize or "float32")
+
+
+def test_int16(path):
+    model = dense_net()
+    report = export_tflite(model, path, "int16x8", networks.samples(model, 200))
+    assert report.inputs[0].dtype == report.outputs[0].dtype == "int16"
+    assert report.agreement.worst <= 1
+    assert report.fidelity.worst_difference < 0.01
+
+
+def test_the_arena_is_the_smallest_that_runs(path):
+    model = networks.with_weights(networks.ds_cnn(0.25))
+    report = export_tflite(model, path, "int8", networks.samples(model, 100))
+    x = [np.zeros((1, 49, 10, 1), np.int8)]
+    tflm.run(path, x, report.ram_bytes)
+    with pytest.raises(tflm.MicroRuntimeError):
+        tflm.run(path, x, report.ram_bytes - 16)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_twice_the_same_model_is_twice_the_same_file(quantize, tmp_path):
+    contents = []
+    for number in range(2):
+        # Made anew: the automatic names of layers differ and must not show.
+        model = dense_net()
+        model.set_weights([np.cos(np.arange(w.size)).reshape(w.shape) for w in model.get_weights()])
+        path = tmp_path / f"{number}.tflite"
+        export_tflite(model, str(path), quantize, networks.samples(model, 100))
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_file_has_no_names_and_aligned_constants(path):
+    model = dense_net()
+    report = export_tflite(model, path, "int8", networks.samples(model, 100))
+    content = pathlib.Path(path).read_bytes()
+    assert b"dense" not in content and b"MLIR" not in content
+    weights = sum(w.size for w in model.get_weights() if w.ndim > 1)
+    assert report.flash_bytes < weights + 200 * 24 + 1500
+    interpreter = Interpreter(model_content=content)
+    assert list(interpreter.get_signature_list()) == ["serving_default"]
+    kernel = min(model.get_weights(), key=lambda w: w.size if w.ndim > 1 else 1e9)
+    scale = np.abs(kernel).max(axis=0) / 127
+    stored = np.round(kernel / scale).T.astype(np.int8).tobytes()
+    assert content.index(stored) % 16 == 0
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_half_precision_is_exported_in_float32(policy, path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="relu", dtype=policy),
+            layers.TimeDistributed(layers.Dense(3, dtype=policy), dtype=policy),
+            layers.Flatten(),
+            layers.Dense(5, dtype="float32"),
+        ]
+    )
+    model.compile("adam", "mse")
+    report = export_tflite(model, path, None, networks.samples(model, 20))
+    assert "CAST" not in {op.name for op in report.ops}
+    assert report.fidelity.worst_difference < 0.02
+    assert model.layers[0].dtype_policy.name == policy
+
+
+def test_recurrent_layers_are_unrolled_where_they_are_quantized(path):
+    inputs = keras.Input((6, 4))
+    x = layers.Bidirectional(layers.LSTM(5, return_sequences=True))(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GRU(4)(x)))
+    report = export_tflite(model, path, "int8", networks.samples(model, 100))
+    assert "WHILE" not in {op.name for op in report.ops}
+    assert report.fidelity.worst_difference < 0.1
+    assert not model.layers[2].unroll
+
+
+def test_inputs_and_outputs_keep_their_order(path):
+    wide, narrow = keras.Input((7,), name="z_wide"), keras.Input((3,), name="a_narrow")
+    joined = layers.Concatenate()([wide, narrow])
+    outputs = [layers.Dense(4)(joined), layers.Dense(2)(joined)]
+    model = keras.Model([wide, narrow], outputs)
+    random = np.random.default_rng(0)
+    x = [random.normal(size=(150, 7)), random.normal(size=(150, 3))]
+    report = export_tflite(model, path, "int8", x)
+    assert [info.shape for info in report.inputs] == [(1, 7), (1, 3)]
+    assert [info.shape for info in report.outputs] == [(1, 4), (1, 2)]
+    assert report.fidelity.worst_difference < 0.1
+    by_name = export_tflite(model, path, "int8", {"z_wide": x[0], "a_narrow": x[1]})
+    assert by_name.fidelity == report.fidelity
+    data = tf.data.Dataset.from_tensor_slices(((x[0], x[1]), np.zeros(150))).batch(10)
+    assert export_tflite(model, path, "int8", data).fidelity.samples == 150
+
+
+def test_data_sets_of_every_kind(path):
+    model = dense_net()
+    x = networks.samples(model, 120)
+    plain = tf.data.Dataset.from_tensor_slices(x)
+    expected = export_tflite(model, path, "int8", x)
+    for data in (plain, plain.batch(32), plain.map(lambda v: (v, 1)), plain.batch(7).repeat()):
+        report = export_tflite(model, path, "int8", data)
+        assert report.flash_bytes == expected.flash_bytes
+    assert report.fidelity.samples == 1000
+
+
+def test_a_refusal_names_operator_and_layer(path):
+    inputs = keras.Input((8,))
+    x = layers.Dense(4, name="dense")(inputs)
+    x = layers.Dense(4, name="dense_1")(x)
+    odd = layers.Lambda(lambda t: tf.math.erfinv(t), name="odd_one")
+    model = keras.Model(inputs, layers.Dense(2)(odd(x)))
+    with pytest.raises(convert.UnsupportedOperatorError, match=r"Erfinv of layer odd_one\b"):
+        export_tflite(model, path)
+    # TensorFlow Lite has this one, TensorFlow Lite Micro has not.
+    sorting = keras.Model(inputs, layers.Lambda(lambda t: tf.math.top_k(t, 2)[0], name="best")(x))
+    with pytest.raises(convert.UnsupportedOperatorError, match="TOPK_V2 of layer best"):
+        export_tflite(sorting, path)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_what_the_runtime_refuses_names_operator_and_layer(path):
+    # The converter quantizes EXP; TensorFlow Lite Micro has it for float32 only.
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(2)(ops.exp(layers.Dense(4)(inputs))))
+    with pytest.raises(convert.UnsupportedOperatorError, match=r"operator EXP of layer exp"):
+        export_tflite(model, path, "int8", networks.samples(model, 100))
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_what_has_no_integer_form_is_said(path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(2)(ops.sin(layers.Dense(4)(inputs))))
+    x = networks.samples(model, 100)
+    report = export_tflite(model, path, "int8", x)
+    assert any("SIN of sin" in note for note in report.notes)
+    with pytest.raises(
+        convert.UnsupportedOperatorError, match=r"int16 kernel for SIN of layer sin"
+    ):
+        export_tflite(model, path, "int16x8", x)
+
+
+def test_a_loop_that_cannot_be_unrolled_is_refused(path):
+    inputs = keras.Input((8,))
+
+    def twice(x):
+        return ops.while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, x * 2), (0, x))[1]
+
+    model = keras.Model(inputs, layers.Lambda(twice, output_shape=(8,), name="looping")(inputs))
+    with pytest.raises(convert.UnsupportedOperatorError, match="WHILE of looping"):
+        export_tflite(model, path, "int8", networks.samples(model, 100))
+
+
+def test_bad_models(path):
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        export_tflite(layers.Dense(3), path)
+    with pytest.raises(ValueError, match="dynamic shape"):
+        export_tflite(keras.Sequential([keras.Input((None, 3)), layers.Dense(2)]), path)
+    with pytest.raises(ValueError, match="no graph"):
+        export_tflite(keras.Sequential([layers.Dense(2)]), path)
+    model = dense_net()
+    with pytest.raises(ValueError, match="int4"):
+        export_tflite(model, path, "int4")
+    with pytest.raises(ValueError, match="needs representative_data"):
+        export_tflite(model, path, "int8")
+    model.layers[1].bias.assign(model.layers[1].bias * np.nan)
+    with pytest.raises(ValueError, match=r"bias.*NaN"):
+        export_tflite(model, path)
+
+
+def test_bad_data(path):
+    model = dense_net()
+    x = networks.samples(model, 50)
+    x[[7, 9], 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"2 of 50 samples .* first of them sample 7"):
+        export_tflite(model, path, "int8", x)
+    with pytest.raises(ValueError, match=r"shape \(samples, 28, 28\)"):
+        export_tflite(model, path, "int8", x[..., :5])
+    with pytest.raises(ValueError, match="at least one"):
+        export_tflite(model, path, "int8", x[:0])
+    with pytest.raises(ValueError, match="empty"):
+        export_tflite(model, path, "int8", tf.data.Dataset.from_tensor_slices(x).take(0))
+    with pytest.raises(TypeError, match="str"):
+        export_tflite(model, path, "int8", "mnist")
+    with pytest.raises(TypeError, match="holds no numbers"):
+        export_tflite(model, path, "int8", np.full((5, 28, 28), "a"))
+
+
+def test_doubtful_data_warns_with_numbers(path):
+    model = dense_net()
+    x = networks.samples(model, 60)
+    with pytest.warns(UserWarning, match="60 samples"):
+        report = export_tflite(model, path, "int8", x)
+    assert "60 samples" in report.notes[0]
+    x = networks.samples(model, 200)
+    x[:3] *= 255
+    with pytest.warns(UserWarning, match=r"3 of 200 samples .* 25\d\.\d times coarser"):
+        export_tflite(model, path, "int8", x)
+
+
+def test_an_unwritable_place_is_known_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "_runner", lambda *_: pytest.fail("converted"))
+    with pytest.raises(FileNotFoundError, match="choose another path"):
+        export_tflite(dense_net(), str(tmp_path / "nowhere" / "model.tflite"))
+    with pytest.raises(IsADirectoryError, match="name of a file"):
+        export_tflite(dense_net(), str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        export_tflite(dense_net(), str(tmp_path / "file" / "model.tflite"))
+
+
+def test_an_interrupted_export_leaves_what_was_there(path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with open(path, "wb") as file:
+        file.write(b"the old one")
+    monkeypatch.setattr(tflm, "measure_arena", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_tflite(dense_net(), path)
+    assert os.listdir(os.path.dirname(path)) == ["model.tflite"]
+    assert pathlib.Path(path).read_bytes() == b"the old one"
+
+
+def test_the_file_has_ordinary_permissions(path):
+    export_tflite(dense_net(), path)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o666 & ~mask
+
+
+def test_without_the_extra_the_report_says_so(path, monkeypatch):
+    monkeypatch.setattr(tflm.importlib.util, "find_spec", lambda name: None)
+    model = dense_net()
+    report = export_tflite(model, path, "int8", networks.samples(model, 100))
+    assert report.ram_bytes is None and report.fidelity is None
+    assert all('pip install "keras-dynhp[device]"' in note for note in report.notes)
+    assert "not measured" in str(report)
+
+
+def test_the_report_is_printable_and_plain(path):
+    model = dense_net()
+    report = export_tflite(model, path, "int8", networks.samples(model, 100))
+    assert json.loads(json.dumps(report.to_dict()))["flash_bytes"] == report.flash_bytes
+    printed = str(report)
+    for part in (f"{report.flash_bytes:,}", f"{report.ram_bytes:,}", "FULLY_CONNECTED v"):
+        assert part in printed
+
+
+def test_an_export_is_quiet_and_the_probe_loads_no_tensorflow(tmp_path):
+    script = (
+        "import keras, numpy as np\n"
+        "from keras_dynhp.export.tflite import export_tflite\n"
+        "model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])\n"
+        "import os; os.write(2, b'BEGIN')\n"
+        "export_tflite(model, 'm.tflite', 'int8', np.random.rand(200, 4))\n"
+        "os.write(2, b'END')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "" and "BEGINEND" in done.stderr.replace("\n", "")
+    probe = (
+        f"import sys; sys.argv = ['', 'm.tflite']; sys.path.insert(0, '')\n"
+        f"exec(open({tflm._PROBE!r}).read())\n"
+        "assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, check=True, capture_output=True)
