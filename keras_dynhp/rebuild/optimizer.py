@@ -11,15 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dynhp.keras_state.optimizer import (
-    Slot,
-    build_anew,
     built_on,
-    find_slots,
-    keep_name,
     move_weight_decay_exclusions,
     optimizer_tree,
     variable_key,
 )
+from keras_dynhp.keras_state.optimizer_slots import Slot, build_anew, find_slots, keep_name
 from keras_dynhp.rebuild.release import put_value, release_variable
 from keras_dynhp.rebuild.transfer import Transfer, take
 
@@ -145,8 +142,8 @@ def plan_optimizer(
 
     Args:
         optimizer: the optimizer in use, built or not, wrapped or not.
-        transfers: one for each model variable, in the order of the new model's variables: the
-            optimizer takes the ones it was built on in this order.
+        transfers: one for each model variable, in any order. The optimizer keeps its own order:
+            that of the new model's variables if its layers are in the order of the old one's.
 
     Returns:
         The plan.
