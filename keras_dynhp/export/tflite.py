@@ -10,10 +10,10 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from keras_dynhp.costs.macs import count_macs
 from keras_dynhp.export import data as samples_of
-from keras_dynhp.export import litert, measure, tflm
+from keras_dynhp.export import tflm
 from keras_dynhp.export.convert import UnsupportedOperatorError, convert
+from keras_dynhp.export.device import build_report
 from keras_dynhp.export.plain import device_copy
 from keras_dynhp.export.report import DeviceReport
 from keras_dynhp.keras_state import graph
@@ -78,8 +78,10 @@ def export_tflite(
         converted = convert(plain, quantize, samples)
         with open(temporary, "wb") as file:
             file.write(converted.content)
-        report = _measure(temporary, converted, model, quantize, samples, notes)
-    return replace(report, path=os.fspath(path))
+        report = _report(temporary, converted, model, samples)
+        if quantize:
+            notes += _islands(converted.operators)
+    return replace(report, path=os.fspath(path), notes=notes + report.notes)
 
 
 def _check(model, quantize, representative_data) -> None:
@@ -140,64 +142,21 @@ def _written_whole(path: str):
             os.unlink(temporary)
 
 
-def _measure(path, converted, model, quantize, samples, notes) -> DeviceReport:
-    content = converted.content
-    macs = count_macs(model)
-    inputs, outputs = measure.interface(content)
-    arena, agreement, fidelity = None, None, None
-    if tflm.installed():
-        arena = _arena(path, converted.operators)
-    else:
-        notes.append(
-            "the arena was not measured: tflite-micro is not installed "
-            '(pip install "keras-dynhp[device]")'
-        )
-    if samples is not None and not litert.installed():
-        notes.append(
-            "outputs were not compared: ai-edge-litert is not installed "
-            '(pip install "keras-dynhp[device]")'
-        )
-    elif samples is not None:
-        fidelity = measure.fidelity(content, model, samples)
-        checked = samples.first(measure.AGREEMENT_SAMPLES)
-        if arena is not None and macs * len(checked) <= _AGREEMENT_MACS:
-            agreement = measure.agreement(path, checked, arena)
-        elif arena is not None:
-            notes.append(
-                "TensorFlow Lite Micro was not compared with LiteRT: at "
-                f"{macs:,} MACs it would take minutes (keras_dynhp.export.device_report does it)"
-            )
-    if agreement is not None and agreement.steps_apart > 1:
-        notes.append(
-            f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps: "
-            "some operator has different integer arithmetic in the two"
-        )
-    islands = [f"{op.name} of {op.origin}" for op in converted.operators if op.floating]
-    if quantize and islands:
-        notes.append("no integer form, computed in float32: " + "; ".join(dict.fromkeys(islands)))
-    return DeviceReport(
-        path=path,
-        quantize=quantize,
-        flash_bytes=len(content),
-        ram_bytes=arena,
-        macs=macs,
-        ops=measure.operators(content),
-        inputs=inputs,
-        outputs=outputs,
-        fidelity=fidelity,
-        agreement=agreement,
-        notes=notes,
-    )
-
-
-def _arena(path: str, operators: list) -> int:
+def _report(path: str, converted, model, samples) -> DeviceReport:
+    """The report; what TensorFlow Lite Micro refuses is traced to its layer."""
     try:
-        return tflm.measure_arena(path)
+        return build_report(path, converted.content, model, samples, _AGREEMENT_MACS)
     except tflm.MicroRuntimeError as error:
-        if error.node is None or error.node >= len(operators):
+        if error.node is None or error.node >= len(converted.operators):
             raise UnsupportedOperatorError(str(error)) from error
-        refused = operators[error.node]
+        refused = converted.operators[error.node]
         raise UnsupportedOperatorError(
             f"TensorFlow Lite Micro refuses the operator {refused.name} of layer "
             f"{refused.origin}: {error}"
         ) from error
+
+
+def _islands(operators: list) -> list[str]:
+    """Operators of a quantized file that still compute in float32."""
+    names = dict.fromkeys(f"{op.name} of {op.origin}" for op in operators if op.floating)
+    return [f"no integer form, computed in float32: {'; '.join(names)}"] if names else []

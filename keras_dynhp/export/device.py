@@ -1,0 +1,118 @@
+"""`device_report`: every figure about a .tflite file that this machine can measure."""
+
+from __future__ import annotations
+
+import os
+
+import keras
+
+from keras_dynhp.costs.macs import count_macs
+from keras_dynhp.export import flatbuffer, litert, measure, tflm, vela
+from keras_dynhp.export.data import Samples, read_samples
+from keras_dynhp.export.report import DeviceReport
+
+_QUANTIZATIONS = {"int8": "int8", "int16": "int16x8"}
+_MISSING = '{what}: {package} is not installed (pip install "keras-dynhp[device]")'
+
+
+def device_report(path: str, model: keras.Model, data=None, npu: str | None = None) -> DeviceReport:
+    """Measure a .tflite file: arena, agreement of the runtimes, accuracy, an NPU's cycles.
+
+    `export_tflite` reports the same, but checks agreement only where that takes seconds and does
+    not ask an NPU's compiler.
+
+    Args:
+        path: a .tflite file, made by `export_tflite` or by anything else.
+        model: the Keras model that it was made from.
+        data: samples as `export_tflite` takes them, all of which are read; with labels (classes)
+            the report has accuracies, and with 200 samples or more the agreement is checked on 200.
+        npu: None, or an Ethos-U such as "ethos-u55-128" (`keras_dynhp.export.vela.ACCELERATORS`).
+
+    Raises:
+        ValueError: where the file is no .tflite file, or has several signatures, or the data do
+            not fit.
+        MicroRuntimeError: where TensorFlow Lite Micro refuses the file.
+
+    Example:
+
+    >>> import keras, os, tempfile
+    >>> from keras_dynhp.export.device import device_report
+    >>> from keras_dynhp.export.tflite import export_tflite
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.tflite")
+    >>> report = export_tflite(model, path)
+    >>> device_report(path, model).flash_bytes == report.flash_bytes
+    True
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    signatures = flatbuffer.read(content).signatureDefs or []
+    if len(signatures) > 1:
+        raise ValueError(
+            f"{path!r} has {len(signatures)} signatures: TensorFlow Lite Micro runs one. Export "
+            "the one that the device needs by itself."
+        )
+    samples = None if data is None else read_samples(model, data, most=None)
+    return build_report(path, content, model, samples, npu=npu)
+
+
+def build_report(
+    path: str,
+    content: bytes,
+    model: keras.Model,
+    samples: Samples | None,
+    agreement_macs: float = float("inf"),
+    npu: str | None = None,
+) -> DeviceReport:
+    """The report; where a runtime is missing a note says which `pip install` brings it."""
+    notes: list[str] = []
+    macs = count_macs(model)
+    inputs, outputs = measure.interface(content)
+    arena = agreement = fidelity = None
+    if tflm.installed():
+        arena = tflm.measure_arena(path)
+    else:
+        notes.append(_MISSING.format(what="the arena was not measured", package="tflite-micro"))
+    if samples is not None and litert.installed():
+        fidelity = measure.fidelity(content, model, samples)
+        checked = samples.first(measure.AGREEMENT_SAMPLES)
+        if arena is not None and macs * len(checked) <= agreement_macs:
+            agreement = measure.agreement(path, checked, arena)
+            notes.extend(_disagreement(agreement))
+        elif arena is not None:
+            notes.append(
+                "TensorFlow Lite Micro was not compared with LiteRT, which takes long at "
+                f"{macs:,} MACs: keras_dynhp.export.device.device_report does it"
+            )
+    elif samples is not None:
+        notes.append(_MISSING.format(what="outputs were not compared", package="ai-edge-litert"))
+    return DeviceReport(
+        path=os.fspath(path),
+        quantize=_QUANTIZATIONS.get(outputs[0].dtype),
+        flash_bytes=len(content),
+        ram_bytes=arena,
+        macs=macs,
+        ops=measure.operators(content),
+        inputs=inputs,
+        outputs=outputs,
+        fidelity=fidelity,
+        agreement=agreement,
+        npu=None if npu is None else _npu(path, npu, notes),
+        notes=notes,
+    )
+
+
+def _npu(path: str, accelerator: str, notes: list[str]):
+    if vela.installed():
+        return vela.measure(path, accelerator)
+    notes.append(_MISSING.format(what="the NPU was not asked", package="ethos-u-vela"))
+    return None
+
+
+def _disagreement(agreement) -> list[str]:
+    if agreement.steps_apart <= 1:
+        return []
+    return [
+        f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps: some "
+        "operator has different integer arithmetic in the two"
+    ]
