@@ -100,9 +100,10 @@ class PruneAndRebuild(keras.callbacks.Callback):
             self._engine.mask_next(self._fraction(epoch + self.every))
 
     def on_epoch_end(self, epoch, logs=None):
+        removed = 0
         if (epoch + 1) % self.every == 0:
-            self._engine.prune(self._fraction(epoch + 1))
-        self._tell(epoch, logs)
+            removed = self._engine.prune(self._fraction(epoch + 1))
+        self._tell(epoch, logs, removed)
 
     def on_train_end(self, logs=None):
         self._engine.release()
@@ -116,16 +117,16 @@ class PruneAndRebuild(keras.callbacks.Callback):
             self.schedule, progress, int(self.model.optimizer.iterations)
         )
 
-    def _tell(self, epoch: int, logs: dict | None) -> None:
-        figures = {"neurons": self._engine.neurons, "params": self.model.count_params()}
-        figures.update(self._figures())
+    def _tell(self, epoch: int, logs: dict | None, removed: int, **more) -> None:
+        """Tell History, later callbacks and the report."""
+        figures = {"neurons": self._engine.neurons, "params": self.model.count_params(), **more}
         if logs is not None:
             logs.update(figures)
-        self.report.epoch(epoch, self._engine, logs or figures)
+        self.report.epoch(epoch, self._engine, logs or figures, removed, self._memory())
 
-    def _figures(self) -> dict[str, float]:
-        """What else History and later callbacks are told in every epoch."""
-        return {}
+    def _memory(self) -> dict | None:
+        """Training memory by kind, for the report."""
+        return None
 
     def get_config(self) -> dict:
         """The constructor's arguments."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 from dataclasses import dataclass, field
+
+from keras_dynhp.sizes import format_size
 
 
 @dataclass
@@ -10,12 +15,15 @@ class Report:
     """The record of a pruning run; prints as a table.
 
     Attributes:
-        before: figures of the full network: parameters, MACs, neurons, widths.
+        before: figures of the full network: `params`, `macs`, `neurons`, `widths` by group.
         after: the same of the network as it is now.
-        epochs: one dict for each epoch: widths of the groups and everything in the logs.
+        epochs: one dict for each epoch: `epoch`, `widths` after it, `removed` neurons, `memory`
+            (the estimate by kind, in bytes, where one was made), and everything in `logs`.
         kept: groups that could not be pruned, with their reasons.
         barriers: layers through which channels could not be followed, with the reasons.
         notes: what else the user should know.
+        budget: the training-memory budget in bytes, None without one.
+        device: the device report as a dict, where one was made.
     """
 
     before: dict = field(default_factory=dict)
@@ -24,6 +32,8 @@ class Report:
     kept: dict[str, str] = field(default_factory=dict)
     barriers: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    budget: int | None = None
+    device: dict | None = None
 
     def begin(self, engine) -> None:
         """Note the full network."""
@@ -32,11 +42,23 @@ class Report:
         self.kept = {group.name: group.reason for group in engine.groups.kept}
         self.barriers = dict(engine.groups.barriers)
 
-    def epoch(self, epoch: int, engine, logs: dict) -> None:
-        """Note an epoch."""
-        numbers = {name: float(value) for name, value in logs.items()}
-        self.epochs.append({"epoch": epoch, "widths": engine.widths(), "logs": numbers})
-        self.after = _figures(engine)
+    def epoch(self, epoch: int, engine, logs: dict, removed: int = 0, memory=None) -> None:
+        """Note an epoch: what it was told, what went at its end."""
+        rate = engine.model.optimizer.learning_rate
+        self.epochs.append(
+            {
+                "epoch": epoch,
+                "widths": engine.widths(),
+                "removed": removed,
+                "memory": memory,
+                "logs": {
+                    "learning_rate": float(rate),
+                    **{name: float(value) for name, value in logs.items()},
+                },
+            }
+        )
+        if removed:
+            self.after = _figures(engine)
 
     def end(self, engine) -> None:
         """Note the final network."""
@@ -44,7 +66,39 @@ class Report:
 
     def to_dict(self) -> dict:
         """Plain data for programs."""
-        return dict(vars(self))
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Report:
+        """The report that `to_dict` describes; keys it does not know are left out."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in names})
+
+    def save(self, directory: str) -> None:
+        """Write `report.json` into a directory, for `keras-dynhp report`."""
+        os.makedirs(directory, exist_ok=True)
+        with open(os.path.join(directory, "report.json"), "w", encoding="utf-8") as file:
+            json.dump(self.to_dict(), file, indent=2)
+
+    def plot(self):
+        """A Plotly figure of widths, memory, batch size and accuracy over epochs.
+
+        Raises:
+            ImportError: without plotly (`pip install "keras-dynhp[report]"`).
+        """
+        from keras_dynhp.report.figures import overview
+
+        return overview(self)
+
+    def to_html(self, path: str) -> None:
+        """Write one self-contained page that needs no network.
+
+        Raises:
+            ImportError: without plotly (`pip install "keras-dynhp[report]"`).
+        """
+        from keras_dynhp.report.page import write_page
+
+        write_page(self, path)
 
     def __str__(self) -> str:
         if not self.before:
@@ -56,8 +110,15 @@ class Report:
             f"MACs       {before['macs']:,} -> {after['macs']:,} "
             f"({before['macs'] / max(after['macs'], 1):.1f}x fewer)",
             f"neurons    {before['neurons']:,} -> {after['neurons']:,}",
-            "groups:",
         ]
+        if self.epochs and "train_memory" in self.epochs[0]["logs"]:
+            first, last = (self.epochs[i]["logs"] for i in (0, -1))
+            lines += [
+                f"memory     {format_size(first['train_memory'])} -> "
+                f"{format_size(last['train_memory'])} for training",
+                f"batch      {first['batch_size']:.0f} -> {last['batch_size']:.0f}",
+            ]
+        lines.append("groups:")
         for name, width in before["widths"].items():
             lines.append(f"  {name:<28} {width:>5} -> {after['widths'].get(name, 1)}")
         if self.kept:

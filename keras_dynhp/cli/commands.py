@@ -1,0 +1,137 @@
+"""The commands of the command line, each a function of one path."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from absl import flags
+
+import keras_dynhp as dynhp
+from keras_dynhp.cli import progress
+from keras_dynhp.memory import largest_batch
+from keras_dynhp.sizes import format_size, parse_size
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("batch_size", 32, "inspect: the batch of the memory estimate.")
+flags.DEFINE_string("budget", None, "inspect: a training-memory budget, such as 4MB.")
+flags.DEFINE_string("optimizer", None, "inspect: its slots count; the model's own by default.")
+flags.DEFINE_float("compression", None, "prune: how many times fewer parameters.")
+flags.DEFINE_integer("params", None, "prune: the most parameters.")
+flags.DEFINE_integer("macs", None, "prune: the most multiply-accumulates.")
+flags.DEFINE_string("flash", None, "prune: the most bytes of the int8 file, such as 64KB.")
+flags.DEFINE_string("ram", None, "prune: the most bytes of the tensor arena, such as 24KB.")
+flags.DEFINE_string("criterion", "magnitude", "prune: magnitude, taylor or random.")
+flags.DEFINE_string("data", None, "prune, export: an .npz file with arrays x and (optionally) y.")
+flags.DEFINE_string("out", None, "prune, export, report: the file to write.")
+flags.DEFINE_enum("quantize", None, ["int8", "int16x8"], "export: quantization.")
+
+
+@dataclass
+class Result:
+    """What a command has to say, for people and for programs."""
+
+    text: str
+    data: dict
+
+
+def inspect(path: str) -> Result:
+    """Channel groups, barriers, parameters, MACs and training memory of a model."""
+    model = _load(path)
+    groups = dynhp.find_groups(model)
+    memory = dynhp.estimate_memory(model, FLAGS.batch_size, FLAGS.optimizer)
+    data = {
+        "parameters": model.count_params(),
+        "macs": dynhp.count_macs(model),
+        "batch_size": FLAGS.batch_size,
+        "memory": memory.to_dict(),
+        **groups.to_dict(),
+    }
+    lines = [
+        f"parameters       {data['parameters']:,}",
+        f"MACs             {data['macs']:,}",
+        f"training memory  {format_size(memory.total)} at a batch of {FLAGS.batch_size}",
+    ]
+    if FLAGS.budget:
+        budget = parse_size(FLAGS.budget)
+        data["largest_batch"] = largest_batch(model, budget, FLAGS.optimizer)
+        lines.append(f"largest batch    {data['largest_batch']} in {format_size(budget)}")
+    return Result("\n".join([*lines, str(groups)]), data)
+
+
+def prune(path: str) -> Result:
+    """Prune a trained model at once and write the smaller one to --out."""
+    out = _out(".keras")
+    model = _load(path)
+    target = dynhp.Target(FLAGS.compression, FLAGS.params, FLAGS.macs, FLAGS.flash, FLAGS.ram)
+    data = None
+    if FLAGS.data:
+        import tensorflow as tf
+
+        x, y = _arrays(FLAGS.data)
+        if y is None:
+            raise ValueError(f"{FLAGS.data} has no array y, which a criterion with gradients needs")
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+    progress(f"pruning {path}")
+    small = dynhp.prune(model, target, FLAGS.criterion, data)
+    small.save(out)
+    figures = {
+        "parameters": [model.count_params(), small.count_params()],
+        "macs": [dynhp.count_macs(model), dynhp.count_macs(small)],
+        "out": out,
+    }
+    text = "\n".join(
+        f"{name:<11} {before:,} -> {after:,}"
+        for name, (before, after) in figures.items()
+        if name != "out"
+    )
+    return Result(f"{text}\nwritten to {out}; fine-tune it before use", figures)
+
+
+def export(path: str) -> Result:
+    """Write a model as .tflite to --out, quantized with --quantize and --data."""
+    out = _out(".tflite")
+    model = _load(path)
+    samples = _arrays(FLAGS.data)[0] if FLAGS.data else None
+    progress(f"converting {path}")
+    report = dynhp.export_tflite(model, out, FLAGS.quantize, samples)
+    return Result(str(report), report.to_dict())
+
+
+def report(path: str) -> Result:
+    """Make report.html from a run's directory (its report.json), or to --out."""
+    from keras_dynhp.report.record import Report
+
+    source = os.path.join(path, "report.json")
+    if not os.path.exists(source):
+        raise FileNotFoundError(f"{source} does not exist; save one with hp.report.save({path!r})")
+    with open(source, encoding="utf-8") as file:
+        record = Report.from_dict(json.load(file))
+    out = FLAGS.out or os.path.join(path, "report.html")
+    record.to_html(out)
+    return Result(f"{record}\nwritten to {out}", {**record.to_dict(), "out": out})
+
+
+COMMANDS = {"inspect": inspect, "prune": prune, "export": export, "report": report}
+
+
+def _load(path: str) -> keras.Model:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no model at {path}")
+    return keras.models.load_model(path)
+
+
+def _arrays(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    with np.load(path, allow_pickle=False) as arrays:
+        if "x" not in arrays:
+            raise ValueError(f"{path} must hold an array x; it holds {', '.join(arrays)}")
+        return arrays["x"], arrays["y"] if "y" in arrays else None
+
+
+def _out(suffix: str) -> str:
+    if not FLAGS.out or not FLAGS.out.endswith(suffix):
+        raise ValueError(f"--out must name the {suffix} file to write; received {FLAGS.out!r}")
+    return FLAGS.out
