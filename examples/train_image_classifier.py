@@ -109,10 +109,10 @@ def train(data: Data, callbacks: list) -> tuple[keras.Model, dict]:
     ).history
     seconds = time.perf_counter() - began
     peak = tf.config.experimental.get_memory_info(device)["peak"] - before
-    return model, {
-        "train_memory": max([peak, *history.get("train_memory", [])]),
-        "seconds": seconds,
-    }
+    # DynHP measures each epoch on its own, which starts the allocator's record afresh.
+    memory = history.get("train_memory", [peak])
+    figures = {"peak_memory": max([peak, *memory]), "last_memory": memory[-1], "seconds": seconds}
+    return model, figures
 
 
 def measure(model: keras.Model, data: Data, path: Path) -> dict:
