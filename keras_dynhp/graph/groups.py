@@ -71,7 +71,7 @@ class ChannelGroups:
         self._neuron_of = np.full(units.count, -1, np.int64)  # ... and its number in it
         self.groups: list[ChannelGroup] = []
         self.kept: list[ChannelGroup] = []
-        self.barriers: dict[str, str] = dict(trace.barriers)
+        self.barriers = {path: calls[0].why for path, calls in trace.barriers.items()}
         self._form(pinned)
 
     # ---- forming ----------------------------------------------------------------------------
@@ -79,10 +79,9 @@ class ChannelGroups:
     def _form(self, pinned: dict[int, str]) -> None:
         roots = self._roots
         signature = self._signatures()
-        reasons = {root: reason for root, reason in pinned.items()}
         atoms: dict[tuple, list[int]] = {}
         for root in np.unique(roots).tolist():
-            atoms.setdefault((int(signature[root]), reasons.get(root)), []).append(root)
+            atoms.setdefault((int(signature[root]), pinned.get(root)), []).append(root)
         everything: list[tuple[np.ndarray, str | None]] = []
         for (_, reason), members in atoms.items():
             if reason is None and len(members) == 1:

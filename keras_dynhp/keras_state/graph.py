@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras.src.ops.node import Node
 from keras.src.ops.operation import Operation
+from keras.src.saving.serialization_lib import SafeModeScope
 
 __all__ = [
     "Node",
@@ -15,9 +16,11 @@ __all__ = [
     "functional_of",
     "input_tensors",
     "is_input",
+    "maker_of",
     "nodes_in_order",
     "output_tensors",
     "structure",
+    "trusted_deserialization",
 ]
 
 
@@ -71,3 +74,13 @@ def bare_operation_name(operation: Operation) -> str | None:
     if type(operation).__module__.startswith("keras.src.ops."):
         return type(operation).__name__
     return None
+
+
+def maker_of(tensor: keras.KerasTensor) -> Operation:
+    """The operation whose output a symbolic tensor is."""
+    return tensor._keras_history.operation
+
+
+def trusted_deserialization():
+    """A context in which configurations may hold code: those of the user's own live objects."""
+    return SafeModeScope(False)

@@ -53,14 +53,18 @@ class NeuronMask(keras.layers.Layer):
 
     def call(self, inputs, axis=-1, index=None):
         """Set the masked neurons to zero."""
-        mask = self.mask
-        if index is not None:
-            open_end = keras.ops.concatenate([mask, keras.ops.ones((1,), mask.dtype)])
-            places = np.asarray(index)
-            mask = keras.ops.take(open_end, np.where(places < 0, self.neurons, places))
         shape = [1] * len(inputs.shape)
         shape[axis] = -1
-        return inputs * keras.ops.cast(keras.ops.reshape(mask, shape), inputs.dtype)
+        mask = keras.ops.reshape(self.values_at(index), shape)
+        return inputs * keras.ops.cast(mask, inputs.dtype)
+
+    def values_at(self, index=None):
+        """The mask's entries at the neurons in `index`, 1.0 where it holds -1."""
+        if index is None:
+            return keras.ops.convert_to_tensor(self.mask)
+        open_end = keras.ops.concatenate([self.mask, keras.ops.ones((1,), self.mask.dtype)])
+        places = np.asarray(index)
+        return keras.ops.take(open_end, np.where(places < 0, self.neurons, places))
 
     def compute_output_spec(self, inputs, axis=-1, index=None):
         """What comes out looks like what came in."""
@@ -91,5 +95,5 @@ def neuron_mask(call):
             f"below {layer.neurons}."
         )
     open_end = np.append(np.asarray(layer.mask) == 0, False)
-    call.mask(vector, open_end[index])
+    call.mask(layer, vector, open_end[index])
     return labels

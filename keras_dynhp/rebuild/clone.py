@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import keras
 import numpy as np
 
+from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import Trace
 from keras_dynhp.keras_state import graph as ks
+from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.transfer import Transfer
+
+
+class Masks(Protocol):
+    """How `add_masks` puts masks into a clone."""
+
+    def in_front(self, labels: np.ndarray, axis: int, tensor):
+        """A tensor with masks on it, for a place that mixes its channels along `axis`."""
+
+    def around(self, layer: keras.layers.Layer, reads: list, old: keras.layers.Layer):
+        """A layer with masks on what it reads inside itself, or the layer as it is."""
 
 
 @dataclass
@@ -46,14 +58,13 @@ def _leaves(functional):
             yield node
 
 
-def clone_model(trace: Trace, survivors: Survivors, masks: Callable | None = None) -> Clone:
+def clone_model(trace: Trace, survivors: Survivors, masks: Masks | None = None) -> Clone:
     """Make a traced model anew with only the surviving neurons.
 
     Args:
         trace: what following the model's channels found.
         survivors: which units stay.
-        masks: a function of (labels, axis, tensor) that puts masks on a tensor in front of a
-            place that mixes its channels; None for a plain model.
+        masks: puts masks wherever channels are mixed; None for a plain model.
 
     Returns:
         The clone. Its variables hold their initial values.
@@ -76,12 +87,12 @@ class _Cloner:
         plain_chain = isinstance(old, keras.Sequential) and self.masks is None
         inputs = [self._input(tensor) for tensor in functional.inputs]
         tensors = {id(t): new for t, new in zip(functional.inputs, inputs)}
-        chain = [inputs[0]._keras_history.operation] if plain_chain else None
+        chain = [ks.maker_of(inputs[0])] if plain_chain else None
         for node in ks.nodes_in_order(functional):
             if not ks.is_input(node):
                 self._call(node, tensors, chain)
         if chain is not None:
-            new = keras.Sequential(chain, name=old.name, trainable=old.trainable)
+            new = keras.Sequential(chain, name=old.name)
         else:
             inputs_like, outputs_like = ks.structure(functional)
             new = keras.Model(
@@ -89,54 +100,82 @@ class _Cloner:
                 keras.tree.map_structure(lambda t: tensors[id(t)], outputs_like),
                 name=old.name,
             )
-            new.trainable = old.trainable
-            self._restore_frozen(functional)
+        if not old.trainable:
+            new.trainable = False
+            self._restore_trainable(functional)
         self.operations[id(old)] = new
         return new
 
-    def _restore_frozen(self, functional) -> None:
-        """Setting `trainable` on a model sets it on its layers; put each layer's own back."""
-        for node in ks.nodes_in_order(functional):
-            old = node.operation
-            new = self.operations.get(id(old))
-            if isinstance(old, keras.layers.Layer) and not isinstance(old, keras.Model) and new:
-                if new.trainable != old.trainable:
-                    new.trainable = old.trainable
+    def _restore_trainable(self, functional) -> None:
+        """Freezing a model froze its layers; put each layer's own setting back."""
+        for node in _leaves(functional):
+            new = self.operations.get(id(node.operation))
+            if new is not None:
+                for layer, other in zip(_with_inner(node.operation), _with_inner(new)):
+                    if other.trainable != layer.trainable:
+                        other.trainable = layer.trainable
 
     def _input(self, tensor):
-        layer = tensor._keras_history.operation
-        new = type(layer).from_config(layer.get_config())
+        layer = ks.maker_of(tensor)
+        config = layer.get_config()
+        labels = self.trace.tensors[id(tensor)]
+        shape = list(config["batch_shape"])
+        for axis in lb.varying(labels):  # the input of a model inside the model
+            shape[axis] = self.survivors.count(lb.axis_vector(labels, axis, shape[axis]))
+        new = type(layer).from_config({**config, "batch_shape": tuple(shape)})
         self.operations[id(layer)] = new
         return new.output
 
-    def _operation(self, old, chain):
+    def _operation(self, old):
         """The new operation for an old one: made once, from its changed configuration."""
         if id(old) in self.operations:
             return self.operations[id(old)]
-        if isinstance(old, keras.Model) and ks.functional_of(old) is not None:
+        if isinstance(old, MaskedReads) and self.masks is None:
+            new = self._operation(old.layer)
+        elif isinstance(old, keras.Model) and ks.functional_of(old) is not None:
             new = self.model(old)
         else:
-            config = copy.deepcopy(old.get_config())
-            for write, vector in self.trace.resizes.get(id(old), {}).values():
-                write(config, self.survivors, vector)
-            with keras.src.saving.serialization_lib.SafeModeScope(False):
-                # The configuration was made a moment ago from the user's own object, so a Lambda
-                # in it is the user's own code.
-                new = type(old).from_config(config)
+            new = self._made_anew(old)
         self.operations[id(old)] = new
         return new
+
+    def _made_anew(self, old):
+        config = copy.deepcopy(old.get_config())
+        for write, vector in self.trace.resizes.get(id(old), {}).values():
+            write(config, self.survivors, vector)
+        parts = self.trace.parts.get(id(old))
+        if not parts:
+            with ks.trusted_deserialization():
+                return type(old).from_config(config)
+        # A layer around other layers: those are made anew first, then it is made around them.
+        for key, inner in parts.items():
+            made = [self._operation(layer) for layer in inner]
+            config[key] = made if isinstance(config[key], (list, tuple)) else made[0]
+        return type(old)(**config)
+
+    def _to_call(self, old):
+        """What is called in the place of an old operation; masks may be put around it."""
+        new = self._operation(old)
+        reads = self.trace.inside_reads.get(id(old))
+        if self.masks is None or not reads:
+            return new
+        key = ("around", id(old))
+        if key not in self.operations:
+            self.operations[key] = self.masks.around(new, list(reads.values()), old)
+        return self.operations[key]
 
     def _call(self, node, tensors, chain) -> None:
         old = node.operation
         given = {id(t): tensors[id(t)] for t in ks.input_tensors(node)}
         outputs = ks.output_tensors(node)
-        for index, axis in self.trace.reads.get(id(node), {}).items():
-            tensor = ks.input_tensors(node)[index]
+        reads = self.trace.reads.get(id(node), {})
+        # A tensor that is given twice (query and value of self-attention) is read once.
+        for tensor, axis in {(ks.input_tensors(node)[i], axis) for i, axis in reads.items()}:
             given[id(tensor)] = self._read(tensor, given[id(tensor)], axis, chain)
         if isinstance(old, NeuronMask) and self.masks is None:
             tensors[id(outputs[0])] = given[id(ks.input_tensors(node)[0])]
             return
-        new = self._operation(old, chain)
+        new = self._to_call(old)
         args, kwargs = ks.fill_in(node, given)
         change = self.trace.rewrites.get(id(node))
         if change is not None:
@@ -158,12 +197,12 @@ class _Cloner:
         if gather is None:
             if self.masks is None:
                 return new
-            return self.masks(self.trace.tensors[id(tensor)], axis, new)
+            return self.masks.in_front(self.trace.tensors[id(tensor)], axis, new)
         if self.masks is not None:
             labels = np.asarray(gather.vector).reshape(
                 [-1 if a == gather.axis else 1 for a in range(len(tensor.shape))]
             )
-            return self.masks(labels, axis, new)
+            return self.masks.in_front(labels, axis, new)
         kept = self.survivors.keep(gather.vector)
         if len(kept) == len(gather.vector):
             return new
@@ -178,14 +217,29 @@ class _Cloner:
 
 def _select(tensor, kept, axis, as_layer):
     """A gather along one axis: inside a Sequential, which holds only layers, a tiny model."""
-    name = f"{tensor._keras_history.operation.name}_selected"
+    name = f"{ks.maker_of(tensor).name}_selected"
     kept = [int(i) for i in kept]
     if not as_layer:
         result = keras.ops.take(tensor, kept, axis=axis)
-        result._keras_history.operation.name = name
+        ks.maker_of(result).name = name
         return lambda _: result
     inside = keras.Input(tensor.shape[1:], dtype=tensor.dtype)
     return keras.Model(inside, keras.ops.take(inside, kept, axis=axis), name=name)
+
+
+def _with_inner(layer):
+    """A layer and the layers inside it, outermost first, without masks."""
+    return [
+        inner
+        for inner in layer._flatten_layers()
+        if not isinstance(inner, (NeuronMask, MaskedReads))
+    ]
+
+
+def _own_variables(layer) -> list[keras.Variable]:
+    """A layer's variables without those of masks inside it."""
+    masks = {id(inner.mask) for inner in layer._flatten_layers() if isinstance(inner, NeuronMask)}
+    return [variable for variable in layer.variables if id(variable) not in masks]
 
 
 def transfers(trace: Trace, clone: Clone, keep: dict[int, dict[int, np.ndarray]]) -> list[Transfer]:
@@ -200,7 +254,7 @@ def transfers(trace: Trace, clone: Clone, keep: dict[int, dict[int, np.ndarray]]
         if isinstance(old_layer, NeuronMask):
             continue
         path = trace.paths.get(id(old_layer), old_layer.name)
-        old_vars, new_vars = old_layer.variables, new_layer.variables
+        old_vars, new_vars = _own_variables(old_layer), _own_variables(new_layer)
         if len(old_vars) != len(new_vars):
             raise ValueError(
                 f"Layer {path!r} ({type(old_layer).__name__}) has {len(old_vars)} variables, and "

@@ -5,9 +5,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.groups import ChannelGroups, check_model, find_groups
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import trace_model
+from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.clone import clone_model, transfers
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
@@ -43,29 +45,52 @@ def add_masks(model: keras.Model, prune_inputs: bool = False) -> keras.Model:
     3
     """
     groups = find_groups(model, prune_inputs)
-    layers: dict[int, NeuronMask] = {}
-
-    def mask(labels, axis, tensor):
-        size = tensor.shape[axis]
-        vector = np.broadcast_to(
-            labels[tuple(slice(None) if a == axis else 0 for a in range(labels.ndim))], (size,)
-        )
-        for number, index in groups.neurons_of(vector).items():
-            group = groups[number]
-            if number not in layers:
-                name = "mask_" + group.name.replace("/", "_").replace(":", "_").replace("#", "_")
-                layers[number] = NeuronMask(group.size, name=name)
-            where = {} if axis == len(tensor.shape) - 1 else {"axis": axis}
-            if not np.array_equal(index, np.arange(group.size)):
-                where["index"] = index.tolist()
-            tensor = layers[number](tensor, **where)
-        return tensor
-
     everything = Survivors(np.ones(groups.trace.units.count, bool))
-    clone = clone_model(groups.trace, everything, mask)
+    clone = clone_model(groups.trace, everything, _Masks(groups))
     for move in transfers(groups.trace, clone, {}):
         move.new.assign(move.old)
     return clone.model
+
+
+class _Masks:
+    """One `NeuronMask` for every group, wherever the group is read."""
+
+    def __init__(self, groups: ChannelGroups):
+        self.groups = groups
+        self.layers: dict[int, NeuronMask] = {}
+
+    def of(self, number: int) -> NeuronMask:
+        """The mask of a group."""
+        if number not in self.layers:
+            group = self.groups[number]
+            name = "mask_" + group.name.replace("/", "_").replace(":", "_").replace("#", "_")
+            self.layers[number] = NeuronMask(group.size, name=name)
+        return self.layers[number]
+
+    def _entries(self, vector: np.ndarray):
+        for number, index in self.groups.neurons_of(vector).items():
+            mask = self.of(number)
+            plain = np.array_equal(index, np.arange(mask.neurons))
+            yield mask, None if plain else index.tolist()
+
+    def in_front(self, labels: np.ndarray, axis: int, tensor):
+        """Masks on a tensor, in front of a place that mixes its channels along `axis`."""
+        for mask, index in self._entries(lb.axis_vector(labels, axis, tensor.shape[axis])):
+            where = {} if axis == len(tensor.shape) - 1 else {"axis": axis}
+            if index is not None:
+                where["index"] = index
+            tensor = mask(tensor, **where)
+        return tensor
+
+    def around(self, layer, reads: list, old):
+        """Masks on what a layer reads inside itself."""
+        order = {id(variable): number for number, variable in enumerate(old.variables)}
+        found = [
+            (order[id(read.variable)], read.axis, mask, index)
+            for read in reads
+            for mask, index in self._entries(read.vector)
+        ]
+        return MaskedReads(layer, found, name=layer.name) if found else layer
 
 
 def rebuild(model: keras.Model) -> keras.Model:
@@ -105,6 +130,8 @@ def smaller_copy(plan: RebuildPlan) -> keras.Model:
 def _masked_survivors(groups: ChannelGroups) -> Survivors:
     trace = groups.trace
     for layer, path, _ in trace.masks:
+        if layer is None:  # a masked read inside a layer, whose masks are listed by themselves
+            continue
         values = np.unique(np.asarray(layer.mask))
         if not np.isin(values, [0.0, 1.0]).all():
             raise ValueError(
@@ -118,7 +145,7 @@ def _masked_survivors(groups: ChannelGroups) -> Survivors:
             )
     masked = np.zeros(trace.units.count, bool)
     for _, _, zeros in trace.masks:
-        masked[zeros] = True
+        masked[zeros[zeros >= 0]] = True
     roots = groups._roots
     live = np.zeros(trace.units.count, bool)
     for vector in trace.live:
@@ -129,8 +156,13 @@ def _masked_survivors(groups: ChannelGroups) -> Survivors:
     alive = ~gone[roots]
     prunable = groups._group_of >= 0
     stuck = masked & (alive | ~prunable)
-    if stuck.any():
-        names = sorted({p for _, p, zeros in trace.masks if stuck[zeros].any()})
+    names = {
+        path
+        for _, path, zeros in trace.masks
+        if (zeros < 0).any() or stuck[zeros[zeros >= 0]].any()
+    }
+    if names:
+        names = sorted(names)
         raise ValueError(
             f"{', '.join(names)}: zeroes neurons that can't be removed, because they are also read "
             "without a mask or must stay (print keras_dynhp.find_groups(model) for the reasons). "

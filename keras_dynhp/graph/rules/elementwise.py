@@ -40,7 +40,6 @@ zero_kept_by(
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.ActivityRegularization,
-    layers.Masking,
     "Relu",
     "Relu6",
     "Sigmoid",
@@ -134,7 +133,7 @@ def softmax_layer(call):
     return softmax(call, *(axis if isinstance(axis, (list, tuple)) else [axis]))
 
 
-@rule_for("Softmax", "LogSoftmax", "Sparsemax", "Normalize")
+@rule_for("Softmax", "LogSoftmax", "Sparsemax")
 def softmax_operation(call):
     """Softmax as a bare operation."""
     return softmax(call, call.layer.axis)
@@ -145,6 +144,18 @@ def softmax(call, *axes):
     rank = len(call.input_shapes[0])
     if {axis % rank for axis in axes} & set(lb.varying(call.inputs[0])):
         return call.barrier("mixes channels (a removed one would change the others)")
+    return call.inputs[0]
+
+
+@rule_for(layers.Masking)
+def masking(call):
+    """Skips steps at which every feature has a given value; a feature of zero does not count."""
+    rank = len(call.input_shapes[0])
+    if set(call.varies()) - {rank - 1}:
+        return call.barrier("looks for steps along the axis on which channels lie")
+    if call.varies() and call.layer.mask_value != 0:
+        return call.barrier("compares channels with another value than zero")
+    call.read(0, weightless=True)
     return call.inputs[0]
 
 

@@ -111,7 +111,7 @@ def join(call, a, a_shape, b, b_shape):
         return (a if a_axes else b), shape
     if (a_axes and not b_follows) or (b_axes and not a_follows):
         # One is broadcast over the other's channels but has channels of its own elsewhere.
-        return (a if a_axes and not b_follows else b), shape
+        return call.barrier("spreads two kinds of channels over two axes")[0], shape
     call.couple(a, b)
     wide_a, wide_b = np.broadcast_arrays(a, b)
     return lb.compress(np.where(wide_a < 0, wide_a, wide_b)), shape

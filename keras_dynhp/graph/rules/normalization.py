@@ -33,16 +33,38 @@ def batch_normalization(call):
     return call.inputs[0]
 
 
-@rule_for(layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization)
+@rule_for(layers.LayerNormalization, layers.RMSNormalization)
 def across_channels(call):
     """Divides by a statistic over channels: a removed channel changes what is left."""
-    layer = call.layer
     rank = len(call.input_shapes[0])
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    axes = {axis % rank for axis in axes}
-    if axes & set(lb.varying(call.inputs[0])) or call.inputs[0].size == 1:
+    axes = call.layer.axis
+    axes = {axis % rank for axis in (axes if isinstance(axes, (list, tuple)) else [axes])}
+    if axes & set(call.varies()):
         return call.barrier("normalizes over channels, so removing one would change the others")
-    return call.inputs[0]
+    return call.opaque("normalized by") if not call.varies() else call.inputs[0]
+
+
+@rule_for(layers.UnitNormalization)
+def unit_length(call):
+    """Divides by a norm over channels, to which a zero adds nothing."""
+    axes = call.layer.axis
+    return unit_norm(call, axes if isinstance(axes, (list, tuple)) else [axes])
+
+
+@rule_for("Normalize")
+def unit_length_operation(call):
+    """As a bare operation; every p-norm takes a zero for nothing."""
+    return unit_norm(call, [call.layer.axis])
+
+
+def unit_norm(call, axes):
+    """A weightless read of the channels, which are then scaled and passed on."""
+    rank = len(call.input_shapes[0])
+    across = {axis % rank for axis in axes} & set(call.varies())
+    if across:
+        call.read(0, across.pop(), weightless=True)
+        return call.inputs[0]
+    return call.opaque("normalized by") if not call.varies() else call.inputs[0]
 
 
 @rule_for(layers.GroupNormalization)
@@ -52,8 +74,10 @@ def group_normalization(call):
     axis = layer.axis
     size = call.input_shapes[0][axis]
     groups = size if layer.groups == -1 else layer.groups
-    if axis % len(call.input_shapes[0]) not in lb.varying(call.inputs[0]):
-        return call.barrier("normalizes over spatial positions and unfollowed channels")
+    if not call.varies():
+        return call.opaque("normalized by")
+    if call.varies() != (axis % len(call.input_shapes[0]),):
+        return call.barrier("normalizes over the axis along which channels lie")
     channels = call.channels(0, axis).reshape(groups, -1)
     call.couple(channels[:, :1], channels)
     flat = channels.ravel()

@@ -151,6 +151,11 @@ def squeeze(call):
     axes = call.layer.axis
     if axes is None:
         axes = tuple(a for a, dim in enumerate(call.input_shapes[0]) if dim == 1)
+
+        def write(config, survivors, vector):
+            config["axis"] = axes  # or an axis of which one channel is left would vanish, too
+
+        call.resize("axis", np.zeros(0, np.int64), write)
     return np.squeeze(call.inputs[0], tuple(axes) if isinstance(axes, (list, tuple)) else axes)
 
 

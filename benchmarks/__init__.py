@@ -1,0 +1,1 @@
+"""Measurements, each started by a command and writing its table to benchmarks/results."""
