@@ -101,7 +101,7 @@ def keep_name(new: Slot, old: Slot) -> None:
     Keras names slots by the scope they are built in and numbers the nameless ones, so building
     again would change both.
     """
-    if old.of is None or old.of.path == new.of.path:
+    if old.of is None or (new.of is not None and old.of.path == new.of.path):
         new.variable._name = old.variable.name
         new.variable._path = old.variable.path
 

@@ -179,6 +179,31 @@ def test_inner_optimizers_are_hooked_once_each():
     assert len(seen) == 4
 
 
+class Slower(optimizers.Optimizer):
+    """A user's wrapper, which lets an inner optimizer update and then does something of its own."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.inner = optimizers.SGD(0.1)
+
+    def build(self, variables):
+        super().build(variables)
+        self.inner.build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        before = keras.ops.copy(variable)
+        self.inner.update_step(gradient, variable, learning_rate)
+        self.assign(variable, 0.5 * (before + variable))
+
+
+def test_under_a_wrapper_of_a_user_each_variable_is_seen_once():
+    optimizer, variable, seen = Slower(), keras.Variable([1.0]), []
+    hook_update_step(optimizer, lambda gradient, variable: seen.append(float(gradient[0])))
+    optimizer.apply([keras.ops.array([2.0])], [variable])
+    assert seen == [2.0]
+    np.testing.assert_allclose(variable.numpy(), [0.9])
+
+
 def operations_of_a_step(optimizer) -> int:
     model, (x, y) = small_model(), data()
     optimizer.build(model.trainable_variables)

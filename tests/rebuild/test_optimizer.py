@@ -304,62 +304,6 @@ def test_a_checkpoint_of_tensorflow_still_saves_and_restores(name, tmp_path):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
 
-def test_iterations_and_learning_rate_stay_the_same_objects():
-    model, optimizer = trained(VARIANTS["adam"])
-    optimizer.learning_rate = 0.125
-    iterations, learning_rate = optimizer.iterations, optimizer.learning_rate
-    smaller(model, optimizer)
-    assert optimizer.iterations is iterations and int(iterations) == 3
-    assert optimizer.learning_rate is learning_rate and float(learning_rate) == 0.125
-    assert optimizer.variables[:2] == [iterations, learning_rate]
-
-
-def test_scalars_of_wrappers_are_kept():
-    model, optimizer = trained(VARIANTS["loss_scale_adam"])
-    scale, steps = float(optimizer.dynamic_scale), int(optimizer.step_counter)
-    assert (scale, steps) == (16.0, 1)  # doubled after two of three steps
-    smaller(model, optimizer)
-    assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (scale, steps)
-    assert int(optimizer.iterations) == 3
-
-
-@pytest.mark.parametrize("train_first", [True, False])
-@pytest.mark.parametrize("by", ["object", "name"])
-def test_exclusions_from_weight_decay_follow(by, train_first):
-    model, optimizer = mlp(), optimizers.SGD(0.5, weight_decay=0.5)
-    if by == "object":
-        optimizer.exclude_from_weight_decay(var_list=[model.get_layer("out").kernel])
-    else:
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
-    for bias in model.variables[1::2]:
-        bias.assign(keras.ops.ones(bias.shape))
-    nothing = [np.zeros(v.shape, "float32") for v in model.trainable_variables]
-    if train_first:
-        optimizer.apply(nothing, model.trainable_variables)
-    new = smaller(model, optimizer)
-    before = [variable.numpy() for variable in new.variables]
-    nothing = [np.zeros(v.shape, "float32") for v in new.trainable_variables]
-    optimizer.apply(nothing, new.trainable_variables)
-    factors = [0.75, 0.75, 1.0, 0.75] if by == "object" else [0.75, 1.0, 0.75, 1.0]
-    for variable, value, factor in zip(new.variables, before, factors):
-        np.testing.assert_allclose(variable.numpy(), factor * value, rtol=1e-6)
-
-
-def test_transfers_may_come_in_any_order_and_keep_neurons_in_any_order():
-    a, b = keras.Variable(np.ones(3, "float32")), keras.Variable(np.ones((2, 2), "float32"))
-    optimizer = optimizers.SGD(1.0, momentum=0.5)
-    optimizer.apply([keras.ops.array([1.0, 2, 3]), keras.ops.array([[4.0, 5], [6, 7]])], [a, b])
-    new_a, new_b = keras.Variable([1.0, 1.0]), keras.Variable([[1.0], [1.0]])
-    transfers = [
-        Transfer(b, new_b, {1: np.array([1])}),
-        Transfer(a, new_a, {0: np.array([2, 0])}),
-    ]
-    plan_optimizer(optimizer, transfers).commit()
-    assert [slot.numpy().tolist() for slot in optimizer.momentums] == [[-3, -1], [[-5], [-7]]]
-    optimizer.apply([keras.ops.zeros(2), keras.ops.zeros((2, 1))], [new_a, new_b])
-    np.testing.assert_array_equal(new_a.numpy(), [1 - 1.5, 1 - 0.5])
-
-
 def test_a_step_traced_before_fails_instead_of_training_what_is_dead():
     model, optimizer = trained(VARIANTS["adam"])
     step = tf.function(lambda: train(model, optimizer, batches(1)))
