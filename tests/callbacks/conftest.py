@@ -1,0 +1,16 @@
+"""What the tests of the callbacks share."""
+
+import pathlib
+import sys
+
+import keras
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
