@@ -57,7 +57,7 @@ class ArraySource:
     def dataset(self, batch_size: int) -> tf.data.Dataset:
         if self._made is None or self._made[0] != batch_size:
             fit_state.resize_arrays(self._adapter, batch_size)
-            self._made = (batch_size, self._adapter.get_tf_dataset())
+            self._made = (batch_size, _without_autotune(self._adapter.get_tf_dataset()))
         return self._made[1]
 
     def end_epoch(self, batch_size: int) -> tuple[int, bool]:
@@ -122,7 +122,7 @@ class StreamSource:
 
     def dataset(self, batch_size: int) -> tf.data.Dataset:
         self._counts.assign([0, 0])
-        batches = _map(self._read(), self._count)
+        batches = _counted(self._read(), self._counts)
         if batch_size == self.batch_size:
             return batches
         return _rebatch(batches, batch_size).prefetch(tf.data.AUTOTUNE)
@@ -171,17 +171,26 @@ class StreamSource:
         rest = _rest(self._iterator, None if take is None else take - 1)
         return tf.data.Dataset.from_tensors(peeked).concatenate(rest)
 
-    def _count(self, batch):
+
+def _counted(dataset: tf.data.Dataset, counts: tf.Variable) -> tf.data.Dataset:
+    """The dataset, adding the batches and the samples that pass to two counts."""
+
+    def count(batch):
         rows = tf.cast(_rows(batch), "int64")
-        self._counts.assign_add(tf.stack([tf.constant(1, "int64"), rows]))
+        counts.assign_add(tf.stack([tf.constant(1, "int64"), rows]))
         return batch
+
+    return _map(dataset, count)
 
 
 def _rest(iterator, take: int | None) -> tf.data.Dataset:
-    """What is left in an iterator, or the next `take` of it, and not one read more."""
-    turns = tf.data.Dataset.counter() if take is None else tf.data.Dataset.range(take)
+    """What is left in an iterator, or the next `take` of it, and not one read more.
 
-    def read(_):
+    The iterator is an element of the dataset: a function that captured it would keep it, with all
+    that it has read ahead, until Python's garbage collector comes by.
+    """
+
+    def read(iterator):
         return iterator.get_next_as_optional()
 
     def is_there(element):
@@ -190,7 +199,19 @@ def _rest(iterator, take: int | None) -> tf.data.Dataset:
     def value(element):
         return element.get_value()
 
-    return turns.map(read).take_while(is_there).map(value)
+    turns = tf.data.Dataset.from_tensors(iterator).repeat(take)
+    return _without_autotune(turns.map(read).take_while(is_there).map(value))
+
+
+def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """For pipelines that have nothing to tune.
+
+    To delete an iterator whose pipeline is tuned may block for as long as it has lived (TensorFlow
+    2.21: `Model::OptimizeLoop` looks whether it is cancelled just before it is).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _rebatch(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
