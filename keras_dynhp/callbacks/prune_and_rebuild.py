@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import keras
 
 from keras_dynhp import criteria, schedules
+from keras_dynhp.callbacks.checks import check_optimizer, check_strategy
+from keras_dynhp.callbacks.company import FIRST, join
+from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.graph.groups import check_model
@@ -38,9 +42,14 @@ class PruneAndRebuild(keras.callbacks.Callback):
     Attributes:
         report: what went, what stayed, and what could not be followed and why; prints.
 
+    It is called before all other callbacks, wherever it stands in the list, so that they see the
+    network and the logs as they are after pruning. A second `fit` with the same callback goes on
+    from where the model is; with another model it begins anew.
+
     Raises:
         TypeError, ValueError: from the constructor for arguments that make no sense, and when
-            `fit` begins, before training, for a model or a target that can't work.
+            `fit` begins, before training, for a model, a target, a distribution strategy or
+            another callback that can't work.
 
     Example:
 
@@ -55,6 +64,9 @@ class PruneAndRebuild(keras.callbacks.Callback):
     >>> history.history["params"][0], history.history["params"][-1] <= 177
     (354, True)
     """
+
+    prunes_the_model = True  # of which there is one in a fit
+    place_among_callbacks = FIRST
 
     def __init__(
         self,
@@ -82,51 +94,136 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self.round_to = round_to
         self.report = Report()
         self._engine: Engine | None = None
+        self._guard: AccuracyGuard | None = None
+        self._steps = 0  # the optimizer's, when the running epoch began
+
+    @property
+    def on_target(self) -> bool:
+        """Whether the network is small enough now; False before the first `fit`."""
+        return self._engine is not None and self._engine.on_target
 
     # ---- Keras's calls -----------------------------------------------------------------------
 
+    def set_params(self, params):
+        super().set_params(params)
+        join(self)
+
     def on_train_begin(self, logs=None):
         check_model(self.model)
-        if self._engine is None or self._engine.model is not self.model:
-            self._engine = Engine(
+        check_optimizer(self.model)
+        check_strategy(self.model)
+        if self._engine is None or not self._engine.owns(self.model):
+            engine = Engine(
                 self.model, self.target, self.criterion, self.prune_inputs, self.round_to
             )
-            self.report.begin(self._engine)
+            self._engine, self.report = engine, Report()
+            self.report.begin(engine)
+        if self._guard is not None:
+            self._guard.begin(self.model)
         self._engine.watch()
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._check_unchanged()
+        self._steps = int(self.model.optimizer.iterations)
         # What will have to go when this pruning interval is over is masked while it lasts.
         if epoch % self.every == 0:
             self._engine.mask_next(self._fraction(epoch + self.every))
 
     def on_epoch_end(self, epoch, logs=None):
+        self._check_unchanged()
         removed = 0
-        if (epoch + 1) % self.every == 0:
-            removed = self._engine.prune(self._fraction(epoch + 1))
+        if self._has_learned(epoch, logs or {}):
+            if self._guard is not None:
+                self.report.notes += self._guard.see(epoch, logs or {}, self._engine)
+            if (epoch + 1) % self.every == 0:
+                removed = self._prune(self._fraction(epoch + 1))
         self._tell(epoch, logs, removed)
 
     def on_train_end(self, logs=None):
         self._engine.release()
+        if self._guard is not None:
+            self._guard.end()
         self.report.end(self._engine)
 
     # ---- ours --------------------------------------------------------------------------------
 
     def _fraction(self, epochs_done: int) -> float:
         progress = min(1.0, epochs_done / self.params["epochs"])
-        return schedules.schedule.fraction(
+        fraction = schedules.schedule.fraction(
             self.schedule, progress, int(self.model.optimizer.iterations)
         )
+        return fraction if self._guard is None else self._guard.limit(fraction)
 
-    def _tell(self, epoch: int, logs: dict | None, removed: int, **more) -> None:
+    def _prune(self, fraction: float) -> int:
+        if self._guard is not None:
+            self._guard.before_prune(fraction, self._engine)
+        try:
+            return self._engine.prune(fraction)
+        except Exception:
+            # Scores that are not finite, a layer that can't be made anew: the model stays usable.
+            self._engine.release()
+            raise
+
+    def _has_learned(self, epoch: int, logs: dict) -> bool:
+        """Whether there is anything to judge neurons by after an epoch; if not, the report says."""
+        if int(self.model.optimizer.iterations) == self._steps:
+            why = f"no step of {self.model.optimizer.name!r}, the optimizer it was compiled with"
+        elif self.model.stop_training and not math.isfinite(logs.get("loss", 0.0)):
+            why = f"a loss of {logs['loss']}, for which another callback stopped training"
+        else:
+            return True
+        self.report.notes.append(f"Epoch {epoch + 1} pruned nothing: it had {why}.")
+        return False
+
+    def _check_unchanged(self) -> None:
+        if not self._engine.owns(self.model):
+            what = "layers of the model were changed"
+            remedy = "Change them before `fit`, or between two calls of it"
+        elif self._engine.optimizer is not self.model.optimizer:
+            what = "the model was compiled again"
+            remedy = "Compile before `fit`, or between two calls of it"
+        else:
+            return
+        self._engine.release()
+        raise ValueError(
+            f"While {type(self).__name__} was pruning {self.model.name!r} in a running fit, {what} "
+            f"by something else. {remedy}: the same callback then goes on from there."
+        )
+
+    def _tell(self, epoch: int, logs: dict | None, removed: int) -> None:
         """Tell History, later callbacks and the report."""
-        figures = {"neurons": self._engine.neurons, "params": self.model.count_params(), **more}
+        figures = {"neurons": self._engine.neurons, "params": self.model.count_params()}
+        figures.update(self._figures())
         if logs is not None:
             logs.update(figures)
         self.report.epoch(epoch, self._engine, logs or figures, removed, self._memory())
 
+    def _figures(self) -> dict:
+        """What else History and later callbacks are told."""
+        return {}
+
     def _memory(self) -> dict | None:
         """Training memory by kind, for the report."""
         return None
+
+    def get_state(self) -> dict:
+        """What training goes on with, network included, as plain values and arrays."""
+        return {
+            "engine": self._engine.get_state(),
+            "report": self.report.to_dict(),
+            "guard": None if self._guard is None else self._guard.get_state(),
+        }
+
+    def set_state(self, state: dict) -> None:
+        """In a fit that has just begun on the full network: go on from a state.
+
+        Raises:
+            ValueError: the state is that of another network, or of another optimizer.
+        """
+        if self._guard is not None and state["guard"] is not None:
+            self._guard.set_state(state["guard"], self._engine)
+        self._engine.set_state(state["engine"])
+        self.report = Report.from_dict(state["report"])
 
     def get_config(self) -> dict:
         """The constructor's arguments."""

@@ -73,6 +73,13 @@ class Criterion:
             result[group.name] = scores
         return result
 
+    def get_state(self) -> dict:
+        """What the criterion remembers from one call to the next, as plain values and arrays."""
+        return {}
+
+    def set_state(self, state: dict) -> None:
+        """Remember what `get_state` returned."""
+
     def get_config(self) -> dict:
         """The constructor's arguments."""
         return {}
@@ -132,6 +139,12 @@ class Random(Criterion):
 
     def score(self, group: ChannelGroup, gates: np.ndarray | None) -> np.ndarray:
         return self._generator.random(group.size)
+
+    def get_state(self) -> dict:
+        return {"generator": self._generator.bit_generator.state}
+
+    def set_state(self, state: dict) -> None:
+        self._generator.bit_generator.state = state["generator"]
 
     def get_config(self) -> dict:
         return {"seed": self.seed}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import types
+
 import keras
 from keras.src.utils.tracking import DotNotTrackScope
 
-__all__ = ["adopt", "forget_compiled_steps", "renew_train_step"]
+__all__ = ["adopt", "forget_compiled_steps", "graph_of", "renew_train_step"]
 
 # What a Functional model knows of its graph.
 _GRAPH_ATTRIBUTES = (
@@ -28,6 +30,7 @@ def adopt(
 
     Its class, name, compilation, metrics, history and attributes stay; attributes that hold a
     layer of the old graph hold its successor afterwards. `pairs` lists (old layer, new layer).
+    `new` is a model, or what `graph_of` returned.
     """
     tracked = model._tracker.config["layers"][1]
     if isinstance(model, keras.Sequential):
@@ -52,6 +55,16 @@ def adopt(
             model._compiled_trainable_state = {
                 layer: layer.trainable for layer in model._flatten_layers()
             }
+
+
+def graph_of(model: keras.Model) -> types.SimpleNamespace:
+    """The graph of a model as it is now, for `adopt` to give it back after a change."""
+    graph = types.SimpleNamespace(layers=model.layers)
+    if isinstance(model, keras.Sequential):
+        graph._layers, graph._functional = list(model._layers), model._functional
+    else:
+        vars(graph).update({name: model.__dict__[name] for name in _GRAPH_ATTRIBUTES})
+    return graph
 
 
 def _replace_attributes(model: keras.Model, successors: dict[int, keras.layers.Layer]) -> None:

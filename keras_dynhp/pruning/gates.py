@@ -21,9 +21,12 @@ class GateMeter:
         optimizer: the model's optimizer, built.
         momentum: weight of the past, per step.
         start: means to go on from, one array for each group's name.
+        steps: how many steps those means are of; the fewer, the sooner new steps outweigh them.
     """
 
-    def __init__(self, groups: ChannelGroups, optimizer, momentum: float = 0.99, start=None):
+    def __init__(
+        self, groups: ChannelGroups, optimizer, momentum: float = 0.99, start=None, steps=0
+    ):
         self.momentum = momentum
         self._names = [group.name for group in groups]
         self._offsets = np.concatenate([[0], np.cumsum([group.size for group in groups])])
@@ -41,7 +44,7 @@ class GateMeter:
             first = np.concatenate([start[name] for name in self._names]).astype(np.float32)
         self._gate = tf.Variable(tf.zeros(total), trainable=False, name="dynhp_gate")
         self._mean = tf.Variable(first, trainable=False, name="dynhp_gate_mean")
-        self._steps = tf.Variable(0.0, trainable=False, name="dynhp_gate_steps")
+        self._steps = tf.Variable(float(steps), trainable=False, name="dynhp_gate_steps")
         self._seen: dict[str, set[str]] = {}
 
     def read(self, key: str, gradient, variable, weights) -> None:

@@ -1,0 +1,77 @@
+"""What may stand beside a pruning callback in `fit`, and in which order."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_dynhp.keras_state.callback_list import list_that_calls, reorder
+
+__all__ = ["join", "pruner_beside"]
+
+# Keras's own callbacks that hold weights of one shape, what they would do, and ours for them.
+_CLASHES = (
+    (
+        keras.callbacks.EarlyStopping,
+        "restore_best_weights",
+        "EarlyStopping(restore_best_weights=True) would give the small network weights of the "
+        "shapes of an early, larger one. Use keras_dynhp.callbacks.EarlyStopping, which restores "
+        "the best network that is small enough, with the same arguments",
+    ),
+    (
+        keras.callbacks.ModelCheckpoint,
+        "save_best_only",
+        "ModelCheckpoint(save_best_only=True) would keep the large network of an early epoch as "
+        "the best. Use keras_dynhp.callbacks.ModelCheckpoint, which keeps none over the target, "
+        "with the same arguments",
+    ),
+    (
+        keras.callbacks.BackupAndRestore,
+        "backup_dir",
+        "BackupAndRestore cannot load the weights of a smaller network into the one that your "
+        "program begins with. Use keras_dynhp.callbacks.BackupAndRestore(backup_dir)",
+    ),
+)
+
+# Where a callback stands, by its attribute `place_among_callbacks`.
+FIRST, LAST = -1, 1
+
+
+def join(callback: keras.callbacks.Callback) -> None:
+    """From `set_params`: take one's place in the list of callbacks, if the list allows it.
+
+    A pruning callback is called first, so that all others see the network and the logs as they
+    are after pruning; a backup last, so that it saves what all others have done.
+
+    Raises:
+        ValueError: for a callback that cannot work across a prune, with the one that can.
+    """
+    callbacks = list_that_calls(callback)
+    if callbacks is None:
+        return
+    reorder(callbacks, lambda other: getattr(other, "place_among_callbacks", 0))
+    pruners = [other for other in callbacks.callbacks if _prunes(other)]
+    if len(pruners) > 1:
+        names = ", ".join(type(pruner).__name__ for pruner in pruners)
+        raise ValueError(
+            f"Two callbacks cannot prune one model in the same fit. Received: {names}. Use one; "
+            "several limits go into one Target."
+        )
+    if not pruners:
+        return
+    for other in callbacks.callbacks:
+        for kind, setting, message in _CLASHES:
+            ours = getattr(other, "follows_pruning", False)
+            if isinstance(other, kind) and not ours and getattr(other, setting):
+                raise ValueError(f"{message}. Received: callbacks=[..., {other}, ...]")
+
+
+def pruner_beside(callback: keras.callbacks.Callback):
+    """From `set_params`: the pruning callback of the same fit, or None."""
+    callbacks = list_that_calls(callback)
+    if callbacks is None:
+        return None
+    return next((other for other in callbacks.callbacks if _prunes(other)), None)
+
+
+def _prunes(callback) -> bool:
+    return getattr(callback, "prunes_the_model", False)
