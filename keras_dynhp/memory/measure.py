@@ -1,0 +1,67 @@
+"""What TensorFlow's own allocator says is in use."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def is_available() -> bool:
+    """Whether the allocator of the training device reports: a GPU's does, a CPU's may.
+
+    On a CPU TensorFlow counts only if the environment variable `TF_CPU_ALLOCATOR_USE_BFC=1` was
+    set before it was imported.
+    """
+    try:
+        tf.config.experimental.get_memory_info(device())
+    except ValueError:
+        return False
+    return True
+
+
+def device() -> str:
+    """The device whose allocator is asked: the first GPU, or else the CPU.
+
+    >>> device() in ("CPU:0", "GPU:0")
+    True
+    """
+    return "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
+
+
+def current_bytes() -> int:
+    """Bytes in use now: all tensors of the process on that device, the input pipeline's too.
+
+    Raises:
+        RuntimeError: where the allocator does not report (see `is_available`).
+    """
+    return _info()["current"]
+
+
+def peak_bytes() -> int:
+    """The most bytes in use at once since the process began, or since `reset_peak()`.
+
+    Raises:
+        RuntimeError: where the allocator does not report (see `is_available`).
+    """
+    return _info()["peak"]
+
+
+def reset_peak() -> None:
+    """Let the peak count anew from what is in use now.
+
+    Raises:
+        RuntimeError: where the allocator does not report (see `is_available`).
+    """
+    _info()
+    tf.config.experimental.reset_memory_stats(device())
+
+
+def _info() -> dict[str, int]:
+    name = device()
+    try:
+        return tf.config.experimental.get_memory_info(name)
+    except ValueError as error:
+        raise RuntimeError(
+            f"TensorFlow's allocator of {name} does not report what is in use. Set the environment "
+            "variable TF_CPU_ALLOCATOR_USE_BFC=1 before TensorFlow is imported, or ask "
+            "memory.measure.is_available() first."
+        ) from error

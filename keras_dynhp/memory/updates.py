@@ -1,0 +1,122 @@
+"""The optimizer's part of a step: its slots, and what it needs while it updates a variable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import keras
+
+from keras_dynhp.keras_state.optimizer import built_on, optimizer_tree
+from keras_dynhp.keras_state.optimizer_slots import find_slots
+from keras_dynhp.memory.tape import Kernel, Size, Tape, Tensor, itemsize, variable_size
+
+# How many copies of a variable its update makes: while it still reads the gradient, and after.
+_COPIES = {
+    "SGD": (1, 0),
+    "Adam": (2, 2),
+    "AdamW": (2, 2),
+    "RMSprop": (2, 2),
+    "Adagrad": (1, 2),
+    "Adadelta": (2, 3),
+    "Adamax": (2, 2),
+    "Nadam": (2, 3),
+    "Lion": (2, 2),
+    "Ftrl": (3, 3),
+    "Lamb": (2, 3),
+    "Adafactor": (2, 3),
+}
+_UNKNOWN = (3, 3)
+_SMALL = 4096
+_AXES = (2, 3, 5, 7, 11, 13)
+
+
+def slot_bytes(optimizer: keras.optimizers.Optimizer | None, variables: list) -> list[int]:
+    """Bytes of every slot, those of an optimizer that is not built yet included.
+
+    What an unbuilt optimizer will keep is seen on a copy of it, built on tiny variables whose axes
+    have different prime lengths: a slot's shape then tells which axes of its variable it has.
+    """
+    if optimizer is None or not variables:
+        return []
+    built = {id(variable) for node in optimizer_tree(optimizer) for variable in built_on(node)}
+    if {id(variable) for variable in variables} <= built:
+        slots = {id(s.variable): s for node in optimizer_tree(optimizer) for s in find_slots(node)}
+        return [variable_size(slot.variable).fixed for slot in slots.values()]
+    ranks = sorted({len(variable.shape) for variable in variables})
+    patterns = _slots_by_rank(optimizer, ranks)
+    return [size(variable) for variable in variables for size in patterns[len(variable.shape)]]
+
+
+def _slots_by_rank(optimizer, ranks: list[int]) -> dict[int, list[Callable]]:
+    """For variables of each rank, the bytes of each slot as a function of the variable."""
+    models = {rank: keras.Variable(keras.ops.zeros(_AXES[:rank])) for rank in ranks}
+    copy = type(optimizer).from_config(optimizer.get_config())
+    copy.build(list(models.values()))
+    found: dict[int, list[Callable]] = {rank: [] for rank in ranks}
+    ranks_of = {id(model): rank for rank, model in models.items()}
+    for node in optimizer_tree(copy):
+        for slot in find_slots(node):
+            if slot.of is not None:
+                found[ranks_of[id(slot.of)]].append(_bytes_like(slot.variable))
+    return found
+
+
+def _bytes_like(slot) -> Callable:
+    width = itemsize(slot.dtype)
+
+    def size(variable) -> int:
+        lengths = dict(zip(_AXES, variable.shape))
+        return width * math.prod(lengths.get(length, length) for length in slot.shape)
+
+    return size
+
+
+def write_updates(
+    tape: Tape, optimizer: keras.optimizers.Optimizer | None, variables: list
+) -> None:
+    """Write down the kernels that update every variable that has a gradient."""
+    pairs = [
+        (tape.variables[id(variable)], tape.gradients[id(variable)])
+        for variable in variables
+        if id(variable) in tape.gradients
+    ]
+    if optimizer is None:
+        tape.kernels.append(Kernel("Gradients", [gradient for _, gradient in pairs], []))
+        return
+    ready = _gate(tape, optimizer, [gradient for _, gradient in pairs])
+    for variable, gradient in pairs:
+        _update(tape, optimizer, variable, [gradient, *ready])
+
+
+def _gate(tape: Tape, optimizer, gradients: list[Tensor]) -> list[Tensor]:
+    """What all updates wait for, where the optimizer looks at all gradients together first."""
+    waits = any(
+        isinstance(node, keras.optimizers.LossScaleOptimizer)
+        or getattr(node, "global_clipnorm", None)
+        for node in optimizer_tree(optimizer)
+    )
+    if not waits:
+        return []
+    done = Tensor(Size(4))
+    tape.kernels.append(Kernel("GlobalNorm", gradients, [done]))
+    return [done]
+
+
+def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor]) -> None:
+    size = variable.size.fixed
+    if size < _SMALL:
+        tape.kernels.append(Kernel("Update", reads, []))
+        return
+    early, late = _COPIES.get(type(optimizer_tree(optimizer)[-1]).__name__, _UNKNOWN)
+    if getattr(optimizer, "momentum", 0) and early < 2:
+        early = 2
+    moments = []
+    for _ in range(early):
+        done = Tensor(Size())
+        tape.kernels.append(Kernel("Moment", reads, [done], scratch=lambda batch: size))
+        moments.append(done)
+    apply = Kernel("Assign", moments, [], updates=variable)
+    if late:
+        apply.scratch = lambda batch: late * size
+    tape.kernels.append(apply)
