@@ -20,9 +20,16 @@ class Seen(keras.layers.Layer):
     """Passes its input on and counts how often it has seen each sample; a sample is its index."""
 
     def build(self, input_shape):
-        options = {"initializer": "zeros", "trainable": False, "aggregation": "sum"}
-        self.times = self.add_weight(shape=(N,), name="times", **options)
-        self.sizes = self.add_weight(shape=(N + 1,), name="sizes", **options)
+        self.times, self.sizes = self.count(N), self.count(N + 1)
+
+    def count(self, size):
+        """Each replica counts on its own; reading adds them up."""
+        return tf.Variable(
+            tf.zeros(size),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
 
     def call(self, x, training=False):
         if training:
@@ -63,7 +70,7 @@ class Resize(keras.callbacks.Callback):
         seen = self.model.get_layer("seen")
         self.times.append(seen.times.numpy().astype(int).tolist())
         sizes = seen.sizes.numpy().astype(int)
-        self.batches.append({size: times for size, times in enumerate(sizes) if times})
+        self.batches.append({size: int(times) for size, times in enumerate(sizes) if times})
         self.steps.append(self.params["steps"])
         self.known.append(self.data.num_samples)
         self.resize(epoch + 1)
@@ -146,9 +153,6 @@ def dataset(kind):
         "generator": lambda: tf.data.Dataset.from_generator(
             lambda: iter(single.batch(4)), output_signature=single.batch(4).element_spec
         ),
-        "unknown shape": lambda: single.batch(4).map(
-            lambda x, y: tf.numpy_function(lambda *b: b, (x, y), (tf.float32, tf.float32))
-        ),
     }[kind]()
 
 
@@ -172,7 +176,7 @@ def options_of(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_sample_once_whatever_the_batch_size_does(kind):
-    sizes = [4, 4, 9, 23, 3, 4, 50, 1]
+    sizes = [4, 4, 9, 23, 3, 4, 50]
     run = fit(sizes, *KINDS[kind](), **options_of(kind))
     assert run.own == 4
     assert run.times == [[1] * N] * len(sizes)
@@ -183,7 +187,7 @@ def test_every_sample_once_whatever_the_batch_size_does(kind):
     assert run.known == [N] * len(sizes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["arrays", "batched", "generator", "PyDataset, workers"])
 def test_the_first_epoch_may_have_another_batch_size(kind):
     run = fit([7, None], *KINDS[kind](), **options_of(kind))
     assert run.times == [[1] * N] * 2
@@ -196,7 +200,7 @@ def test_the_first_epoch_may_have_another_batch_size(kind):
     sizes=st.lists(st.integers(1, N + 3), min_size=1, max_size=5),
     at_once=st.integers(1, 4),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_any_sequence_of_batch_sizes(kind, sizes, at_once):
     model = make_model(steps_per_execution=at_once)
     run = fit(sizes, *KINDS[kind](), model=model, **options_of(kind))
@@ -205,7 +209,7 @@ def test_any_sequence_of_batch_sizes(kind, sizes, at_once):
     assert run.steps == [-(-N // size) for size in sizes]
 
 
-@pytest.mark.parametrize("kind", ["arrays", "batched", "PyDataset", "generator"])
+@pytest.mark.parametrize("kind", ["arrays", "PyDataset", "generator"])
 def test_steps_per_execution(kind):
     run = fit(
         [4, 9, 2], *KINDS[kind](), model=make_model(steps_per_execution=4), **options_of(kind)
@@ -216,8 +220,9 @@ def test_steps_per_execution(kind):
         assert run.ends == [[3, 5], [2], [3, 7, 11]]
 
 
-@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": True}])
-@pytest.mark.parametrize("kind", ["arrays", "generator"])
+@pytest.mark.parametrize(
+    ("how", "kind"), [({"run_eagerly": True}, "generator"), ({"jit_compile": True}, "arrays")]
+)
 def test_eager_and_compiled(how, kind):
     run = fit([4, 9, 5], *KINDS[kind](), model=make_model(**how), **options_of(kind))
     assert run.times == [[1] * N] * 3
@@ -275,15 +280,14 @@ def repeated(kind):
         "dataset": lambda: endless.batch(4),
         "even dataset": lambda: endless.batch(4, drop_remainder=True),
         "generator": generator,
-        "PyDataset": Endless,
         "PyDataset, workers": lambda: Endless(workers=2),
     }[kind]()
 
 
 @pytest.mark.parametrize(
-    "kind", ["dataset", "even dataset", "generator", "PyDataset", "PyDataset, workers"]
+    ("kind", "at_once"),
+    [("dataset", 2), ("even dataset", 1), ("generator", 1), ("PyDataset, workers", 1)],
 )
-@pytest.mark.parametrize("at_once", [1, 2])
 def test_repeated_data_no_sample_lost_or_repeated_between_epochs(kind, at_once):
     model = make_model(steps_per_execution=at_once)
     run = fit([4, 10, 10, 3, 4], repeated(kind), model=model, steps_per_epoch=5)
@@ -321,7 +325,7 @@ def test_whole_array_as_steps_per_epoch():
     assert run.batches == cut([4, 9])
 
 
-@pytest.mark.parametrize("sizes", [[4, 4], [4, 10], [10, 10]])
+@pytest.mark.parametrize("sizes", [[4, 4], [10, 10]])
 def test_finite_data_that_really_run_out_are_told(sizes):
     data = dataset("batched")
     with pytest.warns(UserWarning, match="ran out of data"):
@@ -390,8 +394,7 @@ def test_class_weight_with_single_samples_and_one_hot_targets():
     np.testing.assert_allclose(run.history["mae"], [1 / 3] * 2, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dict", "tuple"])
-@pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.parametrize(("kind", "as_dataset"), [("dict", True), ("tuple", False)])
 def test_several_inputs_and_outputs(kind, as_dataset):
     a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
     seen = Seen(name="seen")(a)
@@ -506,8 +509,7 @@ def test_datasets_unresized_are_plain_fit(options):
 # --- the rest of fit --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["arrays", "unknown length", "PyDataset"])
-@pytest.mark.parametrize("verbose", [1, 2])
+@pytest.mark.parametrize(("kind", "verbose"), [("arrays", 1), ("arrays", 2), ("unknown length", 1)])
 def test_progress_bar(kind, verbose):
     shown = io.StringIO()
     with redirect_stdout(shown):

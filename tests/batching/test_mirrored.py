@@ -1,0 +1,50 @@
+"""Under MirroredStrategy each batch is split evenly; in a child, which needs two devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHILD = """
+import sys
+
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+import test_data as t
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def fit(sizes, *data, **options):
+    with strategy.scope():
+        model = t.make_model()
+    return t.fit(sizes, *data, model=model, **options)
+
+
+last = {2: 1, 1: 1}  # 3 samples
+for kind in ("arrays", "unknown length"):
+    run = fit([4, 10, 2], *t.KINDS[kind](), **t.options_of(kind))
+    assert run.times == [[1] * t.N] * 3, run.times
+    assert run.batches == [{2: 11, 1: 1}, {5: 4, **last}, {1: 23, 0: 1}], run.batches
+    assert run.steps == [6, 3, 12], run.steps
+run = fit([4, 10, 4], t.repeated("dataset"), steps_per_epoch=5)
+assert run.times == t.epochs_of(t.N, per_epoch=20, epochs=3), run.times
+assert run.steps == [5, 2, 5], run.steps
+try:
+    fit([5], *t.arrays(), batch_size=4)
+except ValueError as error:
+    assert "positive multiple of 2" in str(error)
+else:
+    raise SystemExit("an uneven batch was taken")
+"""
+
+
+def test_global_batch_is_split_evenly():
+    here = Path(__file__).parent
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", CHILD, str(here)]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert child.returncode == 0, child.stderr[-3000:]
