@@ -83,7 +83,7 @@ def random_masks(masked: keras.Model, seed: int = 2, share: float = 0.5) -> int:
 def outputs_of(model: keras.Model, inputs) -> list[np.ndarray]:
     """Every output in inference mode, flat, as float64."""
     results = keras.tree.flatten(model(inputs, training=False))
-    return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in results]
+    return [keras.ops.convert_to_numpy(x).astype("float64") for x in results]
 
 
 def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:

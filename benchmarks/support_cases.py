@@ -29,6 +29,7 @@ class Case:
     through: str = PRUNED
     own: str = NONE
     family: str = ""
+    without: tuple[str, ...] = ()  # contexts that TensorFlow can't run on a CPU
 
     @property
     def barrier(self) -> bool:
@@ -259,7 +260,11 @@ family(
     MAP,
     ("MaxPooling1D", fresh(L.MaxPooling1D), {"shape": SEQUENCE}),
     ("MaxPooling2D", fresh(L.MaxPooling2D, padding="same")),
-    ("MaxPooling3D", fresh(L.MaxPooling3D), {"shape": VOLUME}),
+    (
+        "MaxPooling3D",
+        fresh(L.MaxPooling3D),
+        {"shape": VOLUME, "without": ("mixed precision",)},
+    ),
     ("AveragePooling1D", fresh(L.AveragePooling1D, 2), {"shape": SEQUENCE}),
     ("AveragePooling2D", fresh(L.AveragePooling2D, 3, strides=1)),
     ("GlobalAveragePooling1D", fresh(L.GlobalAveragePooling1D), {"shape": SEQUENCE}),

@@ -23,7 +23,7 @@ def _stem(case: Case, name: str):
         inputs = keras.Input((6,), dtype="int32")
         return inputs, inputs
     inputs = keras.Input((*case.shape[:-1], 3))
-    return inputs, L.Dense(case.shape[-1], activation="relu", name=name)(inputs)
+    return inputs, L.Dense(case.shape[-1], activation="tanh", name=name)(inputs)
 
 
 def _head(x):
@@ -97,6 +97,7 @@ def page() -> str:
         "neurons of its own, which can be pruned. Every cell under a context is a test: half of",
         "all prunable neurons are masked at random, and the rebuilt model must equal the masked",
         "one to rounding. Barriers are exact, too: what they touch is kept, with a reason.",
+        "*No kernel*: TensorFlow has none for it on a CPU.",
         "",
         "Written by `python -m benchmarks.support_matrix`, checked by tests/graph/test_support.py.",
         "",

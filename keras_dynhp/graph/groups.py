@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 import keras_dynhp.graph.rules  # noqa: F401  (registers the rules)
+from keras_dynhp.graph.drawing import draw
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import Trace, trace_model
 from keras_dynhp.keras_state import graph as ks
@@ -183,8 +184,12 @@ class ChannelGroups:
             f"No prunable group {key!r}. There are: {', '.join(g.name for g in self.groups)}"
         )
 
-    def survivors(self, keep: Mapping[str, np.ndarray]) -> Survivors:
-        """Which units stay when, in each named group, the neurons marked true stay."""
+    def survivors(self, keep: Mapping[str, np.ndarray], allow_empty: bool = False) -> Survivors:
+        """Which units stay when, in each named group, the neurons marked true stay.
+
+        A group may lose every neuron only with `allow_empty`, and only if `plan_rebuild` can then
+        remove a whole branch.
+        """
         alive = np.ones(len(self._roots), bool)
         for name, mask in keep.items():
             group = self[name]
@@ -194,7 +199,7 @@ class ChannelGroups:
                     f"The mask of group {name!r} must have shape ({group.size},). Received a mask "
                     f"of shape {mask.shape}."
                 )
-            if not mask.any():
+            if not (mask.any() or allow_empty):
                 raise ValueError(
                     f"The mask of group {name!r} would remove all of its {group.size} neurons; at "
                     "least one must stay."
@@ -240,6 +245,10 @@ class ChannelGroups:
             "prunable_share": self.prunable_share,
         }
 
+    def to_dot(self) -> str:
+        """The graph in Graphviz's language, every group in its own colour."""
+        return draw(self)
+
     def __str__(self) -> str:
         lines = [
             f"{len(self.groups)} prunable groups, {self.neurons} neurons, "
@@ -253,8 +262,9 @@ class ChannelGroups:
                 lines.append(f"  {group.name:<28} {group.size:>5} neurons: {group.reason}")
         if self.barriers:
             lines.append("barriers:")
-            for layer, reason in self.barriers.items():
-                lines.append(f"  {layer:<28} {reason}")
+            for reason in dict.fromkeys(self.barriers.values()):
+                names = [layer for layer, why in self.barriers.items() if why == reason]
+                lines.append(f"  {_listed(names)}: {reason}")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -15,6 +15,7 @@ from keras_dynhp.graph.trace import Trace
 from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
+from keras_dynhp.rebuild.removal import Removals
 from keras_dynhp.rebuild.transfer import Transfer
 
 
@@ -58,27 +59,35 @@ def _leaves(functional):
             yield node
 
 
-def clone_model(trace: Trace, survivors: Survivors, masks: Masks | None = None) -> Clone:
+def clone_model(
+    trace: Trace,
+    survivors: Survivors,
+    masks: Masks | None = None,
+    removals: Removals | None = None,
+) -> Clone:
     """Make a traced model anew with only the surviving neurons.
 
     Args:
         trace: what following the model's channels found.
         survivors: which units stay.
         masks: puts masks wherever channels are mixed; None for a plain model.
+        removals: what goes as a whole (`RebuildPlan.removals`).
 
     Returns:
         The clone. Its variables hold their initial values.
     """
     clone = Clone(model=None)
-    clone.model = _Cloner(trace, survivors, masks, clone.operations).model(trace.model)
+    removals = removals or Removals()
+    clone.model = _Cloner(trace, survivors, masks, removals, clone.operations).model(trace.model)
     return clone
 
 
 class _Cloner:
-    def __init__(self, trace, survivors, masks, operations):
+    def __init__(self, trace, survivors, masks, removals, operations):
         self.trace = trace
         self.survivors = survivors
         self.masks = masks
+        self.removals = removals
         self.operations = operations
 
     def model(self, old: keras.Model) -> keras.Model:
@@ -89,7 +98,7 @@ class _Cloner:
         tensors = {id(t): new for t, new in zip(functional.inputs, inputs)}
         chain = [ks.maker_of(inputs[0])] if plain_chain else None
         for node in ks.nodes_in_order(functional):
-            if not ks.is_input(node):
+            if not ks.is_input(node) and id(node) not in self.removals.nodes:
                 self._call(node, tensors, chain)
         if chain is not None:
             new = keras.Sequential(chain, name=old.name)
@@ -166,6 +175,9 @@ class _Cloner:
 
     def _call(self, node, tensors, chain) -> None:
         old = node.operation
+        if id(node) in self.removals.folds:
+            tensors[id(ks.output_tensors(node)[0])] = self._folded(node, tensors)
+            return
         given = {id(t): tensors[id(t)] for t in ks.input_tensors(node)}
         outputs = ks.output_tensors(node)
         reads = self.trace.reads.get(id(node), {})
@@ -191,6 +203,16 @@ class _Cloner:
             chain.append(new)
         for tensor, result in zip(outputs, keras.tree.flatten(results)):
             tensors[id(tensor)] = result
+
+    def _folded(self, node, tensors):
+        """A sum some terms of which went: those that are left, and the constant they left."""
+        fold = self.removals.folds[id(node)]
+        terms = [tensors[id(ks.input_tensors(node)[i])] for i in fold.live]
+        if len(terms) > 1:
+            total = self._operation(node.operation)(terms)
+        else:
+            total = terms[0]
+        return total if fold.constant is None else keras.ops.add(total, fold.constant)
 
     def _read(self, tensor, new, axis, chain):
         gather = self.trace.gathers.get(id(tensor))

@@ -9,6 +9,7 @@ from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.groups import ChannelGroups, check_model, find_groups
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import trace_model
+from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.clone import clone_model, transfers
@@ -58,12 +59,17 @@ class _Masks:
     def __init__(self, groups: ChannelGroups):
         self.groups = groups
         self.layers: dict[int, NeuronMask] = {}
+        functional = ks.functional_of(groups.trace.model)
+        self._taken = {node.operation.name for node in ks.nodes_in_order(functional)}
 
     def of(self, number: int) -> NeuronMask:
         """The mask of a group."""
         if number not in self.layers:
             group = self.groups[number]
             name = "mask_" + group.name.replace("/", "_").replace(":", "_").replace("#", "_")
+            while name in self._taken:
+                name += "_"
+            self._taken.add(name)
             self.layers[number] = NeuronMask(group.size, name=name)
         return self.layers[number]
 
@@ -93,7 +99,7 @@ class _Masks:
         return MaskedReads(layer, found, name=layer.name) if found else layer
 
 
-def rebuild(model: keras.Model) -> keras.Model:
+def rebuild(model: keras.Model, allow_layer_removal: bool = False) -> keras.Model:
     """The plain, smaller model that computes what a masked model computes.
 
     Every neuron that is masked wherever it is read is removed from every variable that mentions
@@ -102,6 +108,9 @@ def rebuild(model: keras.Model) -> keras.Model:
     Args:
         model: a model with `NeuronMask` layers in it, as `add_masks` makes them or put there by
             hand.
+        allow_layer_removal: let a mask remove a whole group. A residual branch that reads nothing
+            any more goes as a whole; the constant that it added (biases, shifts of normalization)
+            is added to the shortcut, if it isn't zero.
 
     Returns:
         A model without masks. Its outputs equal the masked model's to float32 rounding, in
@@ -109,25 +118,26 @@ def rebuild(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError, ValueError: as `find_groups`; `ValueError` if a mask holds anything but 0.0 and
-            1.0, empties a group, or zeroes a neuron that can't be removed.
+            1.0, empties a group (without `allow_layer_removal`, or where the branch can't be
+            removed exactly), or zeroes a neuron that can't be removed.
     """
     check_model(model)
     trace = trace_model(model, prune_inputs=True)
     groups = ChannelGroups(trace)
-    plan = plan_rebuild(groups, _masked_survivors(groups))
+    plan = plan_rebuild(groups, _masked_survivors(groups, allow_layer_removal))
     return smaller_copy(plan)
 
 
 def smaller_copy(plan: RebuildPlan) -> keras.Model:
     """A new model with what the plan keeps; the old one is left alone."""
     trace = plan.groups.trace
-    clone = clone_model(trace, plan.survivors)
+    clone = clone_model(trace, plan.survivors, removals=plan.removals)
     for move in transfers(trace, clone, plan.keep):
         move.new.assign(move.take(np.asarray(move.old)))
     return clone.model
 
 
-def _masked_survivors(groups: ChannelGroups) -> Survivors:
+def _masked_survivors(groups: ChannelGroups, allow_empty: bool) -> Survivors:
     trace = groups.trace
     for layer, path, _ in trace.masks:
         if layer is None:  # a masked read inside a layer, whose masks are listed by themselves
@@ -138,7 +148,7 @@ def _masked_survivors(groups: ChannelGroups) -> Survivors:
                 f"The mask of {path!r} must hold 0.0 and 1.0 only. Received: "
                 f"{values[~np.isin(values, [0.0, 1.0])][:5].tolist()}"
             )
-        if not values.any():
+        if not values.any() and not allow_empty:
             raise ValueError(
                 f"The mask of {path!r} removes all of its {layer.neurons} neurons; at least one "
                 "must stay."

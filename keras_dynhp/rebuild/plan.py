@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.graph.survivors import Survivors
+from keras_dynhp.rebuild.removal import Removals, find_removals
 
 
 @dataclass(frozen=True)
 class RebuildPlan:
-    """What stays of a model. `keep[id(variable)]` maps axes to the indices that stay, in order."""
+    """What stays of a model. `keep[id(variable)]` maps axes to the indices that stay, in order.
+
+    `removals` names the layers that go as a whole, which happens only where a group has lost every
+    neuron (`ChannelGroups.survivors(..., allow_empty=True)`).
+    """
 
     groups: ChannelGroups
     survivors: Survivors
     keep: dict[int, dict[int, np.ndarray]]
+    removals: Removals = field(default_factory=Removals)
 
     @property
     def model(self) -> keras.Model:
@@ -43,10 +49,14 @@ def plan_rebuild(groups: ChannelGroups, survivors: Survivors) -> RebuildPlan:
     """Work out what stays of every variable.
 
     Raises:
-        ValueError: if some axis of a variable would be left empty.
+        ValueError: if some axis of a variable would be left empty, in a layer that can't be
+            removed as a whole.
     """
+    removals = find_removals(groups.trace, survivors)
     keep: dict[int, dict[int, np.ndarray]] = {}
     for key, entry in groups.trace.variables.items():
+        if key in removals.variables:
+            continue
         axes = {}
         for axis, vector in enumerate(entry.vectors):
             if vector is None:
@@ -61,4 +71,4 @@ def plan_rebuild(groups: ChannelGroups, survivors: Survivors) -> RebuildPlan:
                 axes[axis] = stays
         if axes:
             keep[key] = axes
-    return RebuildPlan(groups, survivors, keep)
+    return RebuildPlan(groups, survivors, keep, removals)

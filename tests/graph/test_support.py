@@ -14,6 +14,7 @@ CELLS = [
     pytest.param(case, context, id=f"{case.name} / {context}")
     for case in CASES
     for context in CONTEXTS
+    if context not in case.without
 ]
 
 

@@ -42,6 +42,20 @@ def _head_output(call, heads, scores_axis=1):
     return [call.along(heads, scores_axis, 1)] if len(call.output_shapes) > 1 else []
 
 
+def _mind_keras_add(call, heads, key_width, width):
+    """Keep shapes away from a mistake of Keras.
+
+    `keras.ops.add` takes a bias of shape (heads, 1) for a vector and adds it along the time axis
+    where there are as many steps as heads (Keras 3.15): so positions of the value width go in
+    pairs, and heads stay where the key width is 1.
+    """
+    if key_width == 1:
+        call.pin(heads, "Keras may add a bias of one number per head along the wrong axis")
+    if width is not None and len(heads) > 1:
+        pairs = np.minimum(np.arange(len(width)) // 2, max(len(width) // 2 - 1, 0))
+        call.couple(width[pairs * 2], width)
+
+
 def _quantized(dense):
     return getattr(dense, "quantization_mode", None) or getattr(dense, "lora_enabled", False)
 
@@ -59,6 +73,8 @@ def multi_head(call):
     heads = call.produce(layer._num_heads, "heads")
     width = call.produce(layer._value_dim, "value")
     _keep_heads_of_wide_mask(call, given, heads)
+    if layer._use_bias:
+        _mind_keras_add(call, heads, layer._key_dim, width)
     if len(call.output_shapes) > 1 and len(call.output_shapes[1]) != 4:
         call.pin(heads, "its scores are returned over several axes of attention")
     _projection(layer._query_dense, query, (heads, OUT), None)(call)
@@ -95,6 +111,8 @@ def grouped_query(call):
     heads = call.produce(layer.num_key_value_heads, "heads")
     every = np.repeat(heads, layer.num_repeats)
     _keep_heads_of_wide_mask(call, given, heads)
+    if layer.use_bias:
+        _mind_keras_add(call, heads, layer.head_dim, None)
     _projection(layer._query_dense, query, (every, OUT), None)(call)
     _projection(layer._key_dense, key, (heads, OUT), None)(call)
     _projection(layer._value_dense, value, (heads, OUT), None)(call)

@@ -16,10 +16,22 @@ def channel_axis(layer) -> int:
     return -1 if layer.data_format == "channels_last" else 1
 
 
+def keep_from_columns(call, neurons, columns):
+    """Channels-first biases meet a mistake of Keras where there are as many filters as columns.
+
+    `keras.ops.add` takes a bias of shape (1, n, 1, 1) for a vector and adds it along the last axis
+    where that has length n, too (Keras 3.15).
+    """
+    if columns is None or columns <= len(neurons):
+        call.pin(neurons, "Keras may add the bias of channels-first layers along columns")
+
+
 def _finish(call, neurons):
     why = mixes_channels(call.layer.activation)
     if why:
         call.pin(neurons, why)
+    if channel_axis(call.layer) == 1 and call.layer.bias is not None:
+        keep_from_columns(call, neurons, call.output_shapes[0][-1])
     return call.along(neurons, channel_axis(call.layer))
 
 

@@ -71,6 +71,7 @@ def einsum_dense(call):
         vector = call.channels(0, given.index(result))
         known[result] = (vector, ALONG)
     elif fresh:
+        fresh = [c for c in fresh if _bias_allows(layer, made, size, c)] or fresh
         result = max(fresh, key=lambda c: (size[c], made.index(c)))
         vector = call.produce(size[result])
         known[result] = (vector, OUT)
@@ -96,7 +97,23 @@ def einsum_dense(call):
         config["output_shape"] = tuple(target)
 
     call.resize("output_shape", vector, write)
+    if not _bias_allows(layer, made, size, result):
+        call.pin(vector, "Keras may add a bias of this shape along the wrong axis")
     return call.along(vector, place)
+
+
+def _bias_allows(layer, made: str, size: dict[str, int], letter: str) -> bool:
+    """Whether the axis can shrink to any length without meeting a mistake of Keras.
+
+    `keras.ops.add` takes a bias with a single axis longer than 1 for a vector, and adds it along
+    the last axis or axis 1, whichever has its length (Keras 3.15).
+    """
+    long = [c for c in made if c in (layer.bias_axes or "") and size.get(c, 2) > 1]
+    if not long or long == [made[-1]] or len(long) > 2:
+        return True
+    if len(long) == 2:
+        return letter not in long or (letter == long[0] and long[1] == made[-1])
+    return False
 
 
 def product(call, operands, subscripts: list[str], made: str):

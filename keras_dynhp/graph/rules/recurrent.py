@@ -8,6 +8,7 @@ import numpy as np
 from keras_dynhp.graph.records import IN, INSIDE, OUT
 from keras_dynhp.graph.registry import rule_for
 from keras_dynhp.graph.rules.activation import mixes_channels
+from keras_dynhp.graph.rules.convolution import keep_from_columns
 
 layers = keras.layers
 CELLS = (layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell)
@@ -66,6 +67,8 @@ def convolutional(call):
     filters = call.produce(layer.filters)
     label_cell(call, layer.cell, features, filters)
     join_states(call, [filters, filters], -1 if last else 1)
+    if not last and layer.cell.bias is not None:
+        keep_from_columns(call, np.tile(filters, 4), call.output_shapes[0][-1])
     call.resize("filters", filters)
     outputs = []
     for number, shape in enumerate(call.output_shapes):

@@ -1,0 +1,140 @@
+"""Every model of keras.applications: what can be pruned, and is the pruned model right?
+
+    python -m benchmarks.applications [NAME ...]
+
+Every constructor, with and without its top, at the smallest input it allows, with random weights:
+half of every group is masked at random, the model rebuilt, and both compared. Writes
+benchmarks/results/applications.csv and .md; models that are in the table already are skipped, so
+the command can be interrupted. Delete the table to start again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import csv
+import gc
+import inspect
+import pathlib
+import time
+
+import keras
+
+import keras_dynhp as dynhp
+from benchmarks.exactness import difference, outputs_of, random_inputs, random_masks, randomize
+from keras_dynhp.graph.survivors import Survivors
+from keras_dynhp.rebuild.plan import plan_rebuild
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+COLUMNS = [
+    "model",
+    "top",
+    "input",
+    "operations",
+    "groups",
+    "neurons",
+    "prunable_share",
+    "parameters",
+    "parameters_half_masked",
+    "max_relative_error",
+    "trace_and_plan_seconds",
+    "rebuild_seconds",
+    "barriers",
+]
+
+
+def constructors() -> dict[str, object]:
+    """Every function of keras.applications that makes a model."""
+    return {
+        name: function
+        for name, function in vars(keras.applications).items()
+        if name[0].isupper() and inspect.isfunction(function)
+    }
+
+
+def smallest_input(name: str) -> int:
+    """The smallest side of a picture that the model takes."""
+    return 75 if name.startswith("Inception") else 71 if name == "Xception" else 32
+
+
+def build(name: str, top: bool = True) -> keras.Model:
+    """A model with ten classes and no softmax: a saturated one would hide differences."""
+    side = smallest_input(name)
+    extra = {"classes": 10, "classifier_activation": None} if top else {}
+    return constructors()[name](weights=None, include_top=top, input_shape=(side, side, 3), **extra)
+
+
+def measure(name: str, top: bool) -> dict:
+    """One row of the table."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model = build(name, top)
+    inputs = random_inputs(model)
+    randomize(model, 0, inputs)
+    start = time.perf_counter()
+    groups = dynhp.find_groups(model)
+    plan_rebuild(groups, Survivors(groups.survivors({}).alive))
+    traced = time.perf_counter() - start
+    masked = dynhp.add_masks(model)
+    random_masks(masked)
+    start = time.perf_counter()
+    small = dynhp.rebuild(masked)
+    rebuilt = time.perf_counter() - start
+    error = difference(outputs_of(masked, inputs), outputs_of(small, inputs))
+    reasons = collections.Counter(groups.barriers.values())
+    return {
+        "model": name,
+        "top": "yes" if top else "no",
+        "input": smallest_input(name),
+        "operations": len(model.operations),
+        "groups": len(groups),
+        "neurons": groups.neurons,
+        "prunable_share": round(groups.prunable_share, 4),
+        "parameters": model.count_params(),
+        "parameters_half_masked": small.count_params(),
+        "max_relative_error": f"{error:.1e}",
+        "trace_and_plan_seconds": round(traced, 2),
+        "rebuild_seconds": round(rebuilt, 2),
+        "barriers": "; ".join(f"{count}x {reason}" for reason, count in reasons.items()) or "none",
+    }
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The rows written so far."""
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def write_page(rows: list[dict], path: pathlib.Path) -> None:
+    """The table as Markdown."""
+    lines = ["# keras.applications", "", "Written by `python -m benchmarks.applications`.", ""]
+    lines.append("| " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |")
+    lines.append("|---" * len(COLUMNS) + "|")
+    for row in sorted(rows, key=lambda row: (row["model"], row["top"] == "no")):
+        lines.append("| " + " | ".join(str(row[c]) for c in COLUMNS) + " |")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="constructors; all of them if none is named")
+    names = parser.parse_args().names or sorted(constructors())
+    RESULTS.mkdir(exist_ok=True)
+    table = RESULTS / "applications.csv"
+    rows = read(table)
+    for name in names:
+        for top in (True, False):
+            if any(row["model"] == name and row["top"] == ("no", "yes")[top] for row in rows):
+                continue
+            row = measure(name, top)
+            print(row, flush=True)
+            rows.append({key: str(value) for key, value in row.items()})
+            with table.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+            write_page(rows, RESULTS / "applications.md")
+            gc.collect()
+
+
+if __name__ == "__main__":
+    main()

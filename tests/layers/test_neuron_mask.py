@@ -1,0 +1,46 @@
+"""NeuronMask by itself."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dynhp import NeuronMask
+
+
+def test_multiplies_along_the_last_axis():
+    layer = NeuronMask(3)
+    layer.mask.assign([1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(layer(np.ones((2, 4, 3)))[0, 0], [1, 0, 1])
+
+
+def test_another_axis_and_an_index():
+    layer = NeuronMask(2)
+    layer.mask.assign([0.0, 1.0])
+    out = np.asarray(layer(np.ones((1, 4, 2)), axis=1, index=[1, 0, -1, 0]))
+    np.testing.assert_array_equal(out[0, :, 0], [1, 0, 1, 0])
+
+
+def test_its_weight_is_not_trained():
+    layer = NeuronMask(3)
+    assert layer.mask.shape == (3,)
+    assert layer.trainable_weights == [] and len(layer.weights) == 1
+
+
+@pytest.mark.parametrize("neurons", [0, -1, 2.0, "3", True, None])
+def test_bad_numbers_of_neurons(neurons):
+    with pytest.raises(ValueError, match="must be a positive integer"):
+        NeuronMask(neurons)
+
+
+def test_configuration():
+    layer = NeuronMask.from_config(NeuronMask(5, name="m").get_config())
+    assert (layer.neurons, layer.name) == (5, "m")
+
+
+def test_keeps_steps_masked_and_dtypes():
+    layer = NeuronMask(4, dtype="mixed_float16")
+    out = layer(keras.layers.Embedding(5, 4, mask_zero=True)(np.array([[1, 0]])))
+    assert out.dtype == "float16"
+    np.testing.assert_array_equal(out._keras_mask, [[True, False]])
