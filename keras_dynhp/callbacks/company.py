@@ -6,7 +6,7 @@ import keras
 
 from keras_dynhp.keras_state.callback_list import list_that_calls, reorder
 
-__all__ = ["join", "pruner_beside"]
+__all__ = ["join", "let_begin", "pruner_beside"]
 
 # Keras's own callbacks that hold weights of one shape, what they would do, and ours for them.
 _CLASHES = (
@@ -63,6 +63,17 @@ def join(callback: keras.callbacks.Callback) -> None:
             ours = getattr(other, "follows_pruning", False)
             if isinstance(other, kind) and not ours and getattr(other, setting):
                 raise ValueError(f"{message}. Received: callbacks=[..., {other}, ...]")
+
+
+def let_begin(callback: keras.callbacks.Callback, epoch: int, logs: dict | None) -> None:
+    """From `on_epoch_begin`: let those begin the epoch that have put other weights into the model.
+
+    `SwapEMAWeights` gives the model its own weights back then; called again, it does nothing.
+    """
+    callbacks = list_that_calls(callback)
+    for other in callbacks.callbacks if callbacks is not None else ():
+        if isinstance(other, keras.callbacks.SwapEMAWeights):
+            other.on_epoch_begin(epoch, logs)
 
 
 def pruner_beside(callback: keras.callbacks.Callback):

@@ -9,7 +9,7 @@ import keras
 
 from keras_dynhp import criteria, schedules
 from keras_dynhp.callbacks.checks import check_optimizer, check_strategy
-from keras_dynhp.callbacks.company import FIRST, join
+from keras_dynhp.callbacks.company import FIRST, join, let_begin
 from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
@@ -123,6 +123,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._engine.watch()
 
     def on_epoch_begin(self, epoch, logs=None):
+        let_begin(self, epoch, logs)
         self._check_unchanged()
         self._steps = int(self.model.optimizer.iterations)
         # What will have to go when this pruning interval is over is masked while it lasts.

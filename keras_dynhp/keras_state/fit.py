@@ -34,6 +34,7 @@ __all__ = [
     "num_array_samples",
     "num_replicas",
     "out_of_data_warning",
+    "replay_data",
     "resize_arrays",
     "running_fit",
     "set_progress_target",
@@ -119,6 +120,26 @@ def has_begun(epoch_iterator: TFEpochIterator) -> bool:
 def out_of_data_warning(epoch_iterator: TFEpochIterator) -> None:
     """Say, in Keras's own words, that the input ran out of data."""
     TFEpochIterator._interrupted_warning(epoch_iterator)
+
+
+def replay_data(model: keras.Model, epochs: int) -> None:
+    """From `on_train_begin`: read the training data of some epochs as `fit` would, for nothing.
+
+    Afterwards shuffling, generators and datasets with a state of their own are where they are in
+    a fit after these epochs. Arrays need no reading: where a seed is set, Keras gives them the
+    same order in each epoch.
+    """
+    epoch_iterator = running_fit(model).epoch_iterator
+    if is_array_adapter(epoch_iterator.data_adapter) and not epoch_iterator.steps_per_epoch:
+        return
+    for _ in range(epochs):
+        with epoch_iterator.catch_stop_iteration():
+            for begin, end, batches in epoch_iterator:
+                for step in range(begin, end + 1):
+                    if next(batches, None) is None:
+                        if step == begin:
+                            raise StopIteration
+                        break  # the last execution has fewer steps
 
 
 def is_array_adapter(adapter: DataAdapter) -> bool:

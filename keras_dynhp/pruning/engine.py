@@ -176,12 +176,12 @@ class Engine:
             origin, numbers = self.origins[name]
             self.removed[origin] = np.sort(np.append(self.removed[origin], numbers[~mask]))
         plan = plan_rebuild(self.groups, self.groups.survivors(keep))
-        sleeping = self._soft.lifted_values() if self._soft else []
+        sleeping = self._soft.shadows() if self._soft else []
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
         self._dormant = [
-            (moves[id(variable)].new, moves[id(variable)].take(value))
-            for variable, value in sleeping
+            (moves[id(variable)].new, moves[id(variable)].take(shadow))
+            for variable, shadow in sleeping
         ]
         before, self.groups = self.groups, find_groups(self.model, self.prune_inputs)
         origins = _origins(before, self.groups, moves)
@@ -189,14 +189,15 @@ class Engine:
         self.origins = {name: (was[old][0], was[old][1][n]) for name, (old, n) in origins.items()}
         self._scores = _follow(self._scores, origins)
         self._soft = None
-        self._hook(_follow(means, origins) if means else None)
+        self._hook(_follow(means or {}, origins) or None)
 
     def _wake(self) -> None:
         """Give the neurons that came through their trial their weights back."""
         if self._soft is not None:
-            self._dormant = self._soft.lifted_values()
-        for variable, value in self._dormant:
-            variable.assign(value)
+            self._dormant = self._soft.shadows()
+        for variable, shadow in self._dormant:
+            # Added, as another callback may have changed the variable in the meantime.
+            variable.assign_add(shadow)
         self._dormant = []
 
     # ---- states ---------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ class Engine:
         have the numbers of the full network's.
         """
         soft = self._soft.masks if self._soft else {}
-        sleeping = self._soft.lifted_values() if self._soft else self._dormant
+        sleeping = self._soft.shadows() if self._soft else self._dormant
         position = {id(v): number for number, v in enumerate(state_variables(self.model))}
         return {
             "full": dict(self._full_sizes),
@@ -226,7 +227,8 @@ class Engine:
         """From the full network, in a fit: become what `get_state` described.
 
         Raises:
-            ValueError: the state is that of another network; nothing is changed.
+            ValueError: the state is that of another network (nothing is changed then), or of
+                another optimizer.
         """
         full = {name: int(size) for name, size in state["full"].items()}
         if full != self._full_sizes:
@@ -356,4 +358,8 @@ def _origins(
 
 def _follow(values: Mapping[str, np.ndarray], origins) -> dict[str, np.ndarray]:
     """Per-neuron values of the groups before a rebuild, for those after it."""
-    return {name: np.asarray(values[old])[numbers] for name, (old, numbers) in origins.items()}
+    return {
+        name: np.asarray(values[old])[numbers]
+        for name, (old, numbers) in origins.items()
+        if old in values
+    }

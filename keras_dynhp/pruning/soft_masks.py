@@ -60,12 +60,14 @@ class SoftMasks:
         for entry in self._entries.get(key, ()):
             entry.gather_update(variable)
 
-    def lifted_values(self) -> list[tuple[keras.Variable, np.ndarray]]:
-        """Every masked variable with its value as if nothing in it were masked."""
-        return [
-            (entries[0].place.variable, self.lifted(key, entries[0].place.variable).numpy())
-            for key, entries in self._entries.items()
-        ]
+    def shadows(self) -> list[tuple[keras.Variable, np.ndarray]]:
+        """Every masked variable with what must be added to it for nothing to be masked."""
+        found = []
+        for key, entries in self._entries.items():
+            variable = entries[0].place.variable
+            nothing = tf.zeros(variable.shape, variable.dtype)
+            found.append((variable, self.lifted(key, nothing).numpy()))
+        return found
 
     def bytes(self) -> int:
         """What the shadows hold."""

@@ -46,6 +46,9 @@ def set_values(model: keras.Model, values: dict, clock: bool = True) -> None:
     Raises:
         ValueError: the values are those of another network or optimizer; nothing is changed.
     """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
     variables = state_variables(model)
     pairs = list(zip(variables, values["variables"]))
     if len(variables) != len(values["variables"]):
@@ -56,7 +59,8 @@ def set_values(model: keras.Model, values: dict, clock: bool = True) -> None:
     state = _optimizer_state(model)
     if len(state) != len(values["optimizers"]):
         raise ValueError(
-            f"These values are those of another optimizer than {model.optimizer.name!r}."
+            "These values are those of another kind of optimizer. Received: the values of "
+            f"{len(values['optimizers'])} nested optimizers for {len(state)}."
         )
     for (node, slots, others), saved in zip(state, values["optimizers"]):
         wanted = {_key(node, slot): slot.variable for slot in slots}
