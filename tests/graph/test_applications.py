@@ -1,0 +1,38 @@
+"""A fast part of `python -m benchmarks.applications`, which checks them all."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from benchmarks.applications import COLUMNS, RESULTS, build, constructors, measure
+from keras_dynhp import find_groups
+
+FAST = ["MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG16"]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_exact(name):
+    row = measure(name, True)
+    assert float(row["max_relative_error"]) <= 1e-4
+    assert row["prunable_share"] >= 0.9
+    assert row["parameters_half_masked"] < 0.7 * row["parameters"]
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "ConvNeXtTiny", "InceptionResNetV2"])
+def test_followed(name):
+    groups = find_groups(build(name))
+    assert groups.prunable_share >= 0.9
+    assert all("no rule" not in reason for reason in groups.barriers.values())
+
+
+def test_the_table_is_complete_and_holds_what_is_promised():
+    rows = list(csv.DictReader((RESULTS / "applications.csv").open()))
+    assert list(rows[0]) == COLUMNS
+    done = {(row["model"], row["top"]) for row in rows}
+    assert done == {(name, top) for name in constructors() for top in ("yes", "no")}
+    for row in rows:
+        assert float(row["max_relative_error"]) <= 1e-4, row["model"]
+        assert float(row["prunable_share"]) >= 0.9, row["model"]
+        assert int(row["parameters_half_masked"]) < int(row["parameters"]), row["model"]

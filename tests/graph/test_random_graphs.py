@@ -1,0 +1,94 @@
+"""Random architectures; every failure found on the way has a test of its own name."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import layers as L
+from keras import ops
+
+from benchmarks.exactness import check
+from benchmarks.random_graphs import draw, examine
+
+
+@pytest.fixture
+def float64():
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+def test_random_graphs(float64, data):
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model, _ = draw(lambda n: data.draw(st.integers(0, n - 1)), most=5)
+    examine(model, data.draw(st.integers(0, 99)), data.draw(st.booleans()))
+
+
+def test_value_width_of_one_meets_a_mistake_of_keras():
+    """keras.ops.add takes a bias of shape (heads, 1) for one along time (Keras 3.15)."""
+    for seed in range(6):
+        inputs = keras.Input((2, 7))
+        x = L.MultiHeadAttention(3, 3, value_dim=2)(inputs, inputs)
+        assert check(keras.Model(inputs, L.Dense(2)(L.Flatten()(x))), seed=seed).error <= 1e-5
+
+
+def test_the_mistake_of_keras_is_still_there():
+    """If this fails, `_mind_keras_add` and `_bias_allows` are no longer needed."""
+    x, bias = np.zeros((3, 2, 2, 1), "float32"), np.array([[1.0], [2.0]], "float32")
+    assert not np.array_equal(ops.add(x, bias), x + bias)
+
+
+@pytest.mark.parametrize("axes", ["d", "e", "de", "bd"])
+def test_einsum_dense_biases_on_other_axes(axes):
+    for seed in range(4):
+        inputs = keras.Input((4, 6))
+        layer = L.EinsumDense("abc,cde->abde", (4, 4, 3), bias_axes=axes)
+        model = keras.Model(inputs, L.Dense(2)(L.Flatten()(layer(L.Dense(6)(inputs)))))
+        assert check(model, seed=seed).error <= 1e-5
+
+
+def test_masks_of_parts_do_not_take_the_name_of_a_layer():
+    """Group `stem#2` and layer `stem_2` both asked for the mask `mask_stem_2`."""
+    inputs = keras.Input((5,))
+    one, other = ops.split(L.Dense(8, name="stem")(inputs), 2, axis=-1)
+    x = ops.concatenate([other, one, L.Dense(4, name="stem_2")(inputs)], axis=-1)
+    assert check(keras.Model(inputs, L.Dense(2)(x))).error <= 1e-5
+
+
+def test_squeezing_keeps_an_axis_of_which_one_channel_is_left():
+    """squeeze() without an axis would take the channels' axis, too, once it has length 1."""
+    inputs = keras.Input(batch_shape=(2, 1, 1, 4))
+    x = ops.squeeze(L.Conv2D(3, 1, name="thin")(inputs))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    assert check(model, share=0.99).error <= 1e-5
+
+
+def test_a_sum_over_tensors_with_channels_on_different_axes():
+    """One operand's channels lie where the other has positions: neither may lose any."""
+    inputs = keras.Input((4, 4))
+    x = L.Dense(4, name="last")(inputs)
+    y = L.Permute((2, 1))(L.Dense(4, name="first")(inputs))
+    found = check(keras.Model(inputs, L.Dense(2)(L.Flatten()(L.Add()([x, y])))))
+    assert found.error <= 1e-5
+
+
+def test_a_tensor_that_is_query_and_value_is_selected_once():
+    inputs = keras.Input((5, 8))
+    x = L.Attention()([inputs, inputs, L.Dense(8)(inputs)])
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    assert check(model, prune_inputs=True).error <= 1e-5

@@ -1,0 +1,84 @@
+"""The private facts about Keras's graphs that keras_dynhp relies on."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from keras import layers as L
+from keras import ops
+
+from keras_dynhp.keras_state import graph as ks
+
+
+@pytest.fixture
+def model():
+    one, other = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    x = L.Dense(4, name="dense")(ops.add(one, other))
+    return keras.Model({"a": one, "b": other}, [L.Dense(2, name="end")(x * 2.0)])
+
+
+def test_nodes_come_in_the_order_in_which_they_run(model):
+    seen = set()
+    for node in ks.nodes_in_order(model):
+        assert all(id(tensor) in seen for tensor in ks.input_tensors(node))
+        seen |= {id(tensor) for tensor in ks.output_tensors(node)}
+    kinds = [type(node.operation).__name__ for node in ks.nodes_in_order(model)]
+    assert sorted(kinds) == ["Add", "Dense", "Dense", "InputLayer", "InputLayer", "Multiply"]
+
+
+def test_inputs_are_known(model):
+    inputs = [node for node in ks.nodes_in_order(model) if ks.is_input(node)]
+    assert {node.operation.name for node in inputs} == {"a", "b"}
+    assert all(not ks.input_tensors(node) for node in inputs)
+
+
+def test_arguments_and_their_replacement(model):
+    (add,) = [n for n in ks.nodes_in_order(model) if ks.bare_operation_name(n.operation) == "Add"]
+    one, other = ks.input_tensors(add)
+    assert ks.call_arguments(add)[0] == (one, other)
+    assert ks.fill_in(add, {id(one): 1, id(other): 2}) == ((1, 2), {})
+
+
+def test_constants_stay_arguments(model):
+    (node,) = [
+        n for n in ks.nodes_in_order(model) if ks.bare_operation_name(n.operation) == "Multiply"
+    ]
+    assert ks.call_arguments(node)[0][1] == 2.0
+    assert len(ks.input_tensors(node)) == 1
+
+
+def test_structures(model):
+    inputs, outputs = ks.structure(model)
+    assert set(inputs) == {"a", "b"}
+    assert isinstance(outputs, (list, tuple)) and len(outputs) == 1
+
+
+def test_the_graph_behind_every_kind_of_model(model):
+    assert ks.functional_of(model) is model
+    built = keras.Sequential([keras.Input((3,)), L.Dense(2)])
+    assert len(ks.nodes_in_order(ks.functional_of(built))) == 2
+    assert ks.functional_of(keras.Sequential([L.Dense(2)])) is None
+
+    class Own(keras.Model):
+        pass
+
+    assert ks.functional_of(Own()) is None
+
+
+def test_names_of_bare_operations(model):
+    assert ks.bare_operation_name(L.Dense(3)) is None
+    names = {ks.bare_operation_name(node.operation) for node in ks.nodes_in_order(model)}
+    assert names == {None, "Add", "Multiply"}
+
+
+def test_makers_of_tensors(model):
+    assert ks.maker_of(model.inputs[0]).name == "a"
+    assert ks.maker_of(model.outputs[0]).name == "end"
+
+
+def test_code_in_configurations_needs_trust():
+    config = L.Lambda(lambda x: x * 2).get_config()
+    with pytest.raises(ValueError):
+        L.Lambda.from_config(dict(config))
+    with ks.trusted_deserialization():
+        assert isinstance(L.Lambda.from_config(dict(config)), L.Lambda)
