@@ -1,0 +1,215 @@
+"""DynHP: Dynamic Hard Pruning, the whole method in one callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+
+from keras_dynhp.batching import rules
+from keras_dynhp.batching.data import FitData
+from keras_dynhp.batching.rules import BatchContext, BatchRule
+from keras_dynhp.batching.variance import gradient_variance
+from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
+from keras_dynhp.costs.target import Target
+from keras_dynhp.criteria import Criterion
+from keras_dynhp.memory import measure
+from keras_dynhp.memory.budget import Budget
+from keras_dynhp.memory.estimate import estimate_memory
+
+# Bytes that come and stay for other reasons than data: metrics, constants of traced functions.
+_NOISE = 2**20
+
+
+@keras.saving.register_keras_serializable(package="keras_dynhp")
+class DynHP(PruneAndRebuild):
+    """Trains inside a memory budget while the network becomes smaller and the batches larger.
+
+    Neurons that contribute little are masked, then removed; the network is rebuilt with its
+    weights and optimizer state; the memory this frees goes to larger batches, which steady
+    convergence. After `fit`, the model object the user holds is a small plain Keras model.
+    The method is that of Valerio et al., "Dynamic Hard Pruning of Neural Networks at the Edge of
+    the Internet" (arXiv 2011.08545); criterion, schedule and batch rules are our own choices,
+    described in the documentation.
+
+    Args:
+        budget: the most training memory: an int (bytes), or `"512KB"`, `"4MB"`. Weights,
+            gradients, optimizer slots, activations, the input batch and workspace count; data
+            that was in memory before the first step does not. None: no cap.
+        target: what the final network must satisfy; 4 times fewer parameters if None.
+        criterion: `"taylor"`, `"magnitude"`, `"random"`, or a `Criterion`.
+        schedule: `"cubic"`, `"linear"`, `"geometric"`, `"constant"`, a `Schedule`, or any callable
+            from progress in [0, 1] to fraction in [0, 1].
+        batch_size: what happens to the batch size that `fit` was given: `"dynamic"` grows it
+            where the gradients call for it, `"memory"` to what fits the budget, `"fixed"` keeps
+            it; or a `BatchRule`. Whatever the rule, it never exceeds what fits.
+        prune_inputs: prune input features too; the network then begins with a gather.
+        round_to: keep widths at multiples of this; 4 or 8 is what device kernels like.
+
+    Attributes:
+        report: what went, what stayed, and what could not be followed and why; prints.
+
+    Raises:
+        BudgetError: when `fit` begins, if not even one sample fits the budget.
+        TypeError, ValueError: as `PruneAndRebuild`.
+
+    `History` and every later callback see `neurons`, `params`, `batch_size` and `train_memory`
+    (bytes; measured where TensorFlow's allocator reports, estimated elsewhere) in every epoch.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_dynhp as dynhp
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(2)]
+    ... )
+    >>> model.compile("adam", "mse")
+    >>> x, y = np.random.rand(256, 8), np.random.rand(256, 2)
+    >>> hp = dynhp.DynHP(budget="1MB", target=dynhp.Target(compression=2))
+    >>> history = model.fit(x, y, epochs=6, callbacks=[hp], verbose=0)
+    >>> sorted(history.history)
+    ['batch_size', 'loss', 'neurons', 'params', 'train_memory']
+    """
+
+    def __init__(
+        self,
+        budget: int | str | None = None,
+        target: Target | None = None,
+        criterion: str | Criterion = "taylor",
+        schedule: str | Callable[[float], float] = "cubic",
+        batch_size: str | BatchRule = "dynamic",
+        prune_inputs: bool = False,
+        round_to: int = 1,
+    ):
+        super().__init__(target, criterion, schedule, 1, prune_inputs, round_to)
+        self.budget = None if budget is None else Budget(budget)
+        self.batch_size = rules.get(batch_size)
+        if self.budget is None and isinstance(self.batch_size, rules.Memory):
+            raise ValueError(
+                'batch_size="memory" fills a budget, and there is none. Give budget=, such as '
+                '"4MB", or use batch_size="dynamic".'
+            )
+        self._data: FitData | None = None
+        self._peak: int | None = None  # of the running epoch, in bytes
+        self._unclear = False  # ... whose peak can't be told from loading data
+
+    # ---- Keras's calls -----------------------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._data = FitData.attach(self.model)
+        self._requested = self._data.batch_size
+        if self.budget is not None:
+            self.report.budget = self.budget.limit
+            self.budget.check(self.model, self.model.optimizer, self._data.num_replicas)
+            self._data.set_batch_size(min(self._requested, self._largest()))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._estimate = estimate_memory(self.model, self._data.batch_size, self.model.optimizer)
+        self._peak, self._unclear = None, False
+        if measure.is_available():
+            # What is there before the first step is the user's: data, other models.
+            self._own = self._own_bytes()
+            self._before = measure.current_bytes() - self._own
+            measure.reset_peak()
+
+    def on_test_begin(self, logs=None):
+        self._read_peak()  # of training; validation brings data of its own
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._read_peak()
+        if self.budget is not None and self._peak is not None:
+            self.budget.observe(self._estimate, self._peak)
+        super().on_epoch_end(epoch, logs)
+        self._choose_batch(logs or {})
+
+    def on_train_end(self, logs=None):
+        self._data.detach()
+        super().on_train_end(logs)
+
+    def get_state(self) -> dict:
+        """As `PruneAndRebuild`, and the batch size with what its rule and the budget learned."""
+        return {
+            **super().get_state(),
+            "batch_size": self._data.batch_size,
+            "rule": self.batch_size.get_state(),
+            "budget": None if self.budget is None else self.budget.get_state(),
+        }
+
+    def set_state(self, state: dict) -> None:
+        """As `PruneAndRebuild`, and the batch size."""
+        super().set_state(state)
+        self._data.set_batch_size(state["batch_size"])
+        self.batch_size.set_state(state["rule"])
+        if self.budget is not None and state["budget"] is not None:
+            self.budget.set_state(state["budget"])
+
+    # ---- memory and batch ----------------------------------------------------------------------
+
+    def _largest(self) -> int:
+        return self.budget.largest_batch(
+            self.model, self.model.optimizer, self._data.num_samples or 2**20
+        )
+
+    def _choose_batch(self, logs: dict) -> None:
+        before = self._data.batch_size
+        optimizer = self.model.optimizer
+        after = self.batch_size(
+            BatchContext(
+                current=before,
+                requested=self._requested,
+                largest=None if self.budget is None else self._largest(),
+                num_samples=self._data.num_samples,
+                loss=float(logs.get("loss", 1.0)),
+                learning_rate=float(optimizer.learning_rate),
+                variance=gradient_variance(optimizer, before),
+            )
+        )
+        replicas = self._data.num_replicas
+        after = max(replicas, after // replicas * replicas)
+        if after == before:
+            return
+        self._data.set_batch_size(after)
+        factor = self.batch_size.learning_rate_factor(before, after)
+        if factor != 1.0:
+            optimizer.learning_rate = float(optimizer.learning_rate) * factor
+
+    def _read_peak(self) -> None:
+        """Where the allocator reports: the most bytes of this epoch's training, once."""
+        if self._peak is not None or self._unclear or not measure.is_available():
+            return
+        peak = measure.peak_bytes() - self._before
+        came_to_stay = measure.current_bytes() - self._before - self._own
+        # When `fit` first loads its validation data, the peak is not that of a training step.
+        self._unclear = came_to_stay > max(_NOISE, 0.1 * peak)
+        if not self._unclear:
+            self._peak = max(0, peak)
+
+    def _own_bytes(self) -> int:
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        return sum(int(v.value.numpy().nbytes) for v in variables)
+
+    def _figures(self) -> dict:
+        used = self._estimate.total if self._peak is None else self._peak
+        return {"batch_size": self._data.batch_size, "train_memory": used}
+
+    def _memory(self) -> dict:
+        return self._estimate.to_dict()
+
+    def get_config(self) -> dict:
+        """The constructor's arguments."""
+        config = super().get_config()
+        config.pop("every")
+        return {
+            **config,
+            "budget": self.budget.limit if self.budget else None,
+            "batch_size": keras.saving.serialize_keras_object(self.batch_size),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> DynHP:
+        """The callback that `get_config` describes."""
+        config = dict(config)
+        for name in ("target", "criterion", "schedule", "batch_size"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
