@@ -64,7 +64,7 @@ class DynHP(PruneAndRebuild):
     ... )
     >>> model.compile("adam", "mse")
     >>> x, y = np.random.rand(256, 8), np.random.rand(256, 2)
-    >>> hp = dynhp.DynHP(budget="1MB", target=dynhp.Target(compression=2))
+    >>> hp = dynhp.DynHP(budget="2MB", target=dynhp.Target(compression=2))
     >>> history = model.fit(x, y, epochs=6, callbacks=[hp], verbose=0)
     >>> sorted(history.history)
     ['batch_size', 'loss', 'neurons', 'params', 'train_memory']
