@@ -11,7 +11,7 @@ from keras_dynhp.memory.kernels.registry import Step, layer_rule, size_of
 from keras_dynhp.memory.tape import Size, Tensor
 
 
-@layer_rule(layers.Dense, layers.EinsumDense)
+@layer_rule(layers.Dense)
 def _dense(step: Step, layer, call, inputs):
     x, tape = inputs[0], step.tape
     w = tape.weight(layer.kernel, layer.compute_dtype)
@@ -45,3 +45,43 @@ def add_bias(step: Step, layer, y: Tensor) -> None:
         tape.send(y, dy)
 
     tape.on_gradient(y, backward)
+
+
+@layer_rule(layers.Embedding)
+def _embedding(step: Step, layer, call, inputs):
+    """A lookup; the gradient of the table is spread out to the whole table."""
+    tape = step.tape
+    w = tape.weight(layer.embeddings, layer.compute_dtype)
+    y = tape.op("Gather", [*inputs, w], size_of(call.output))
+    tape.on_gradient(
+        y, lambda dy: tape.send(w, tape.op("UnsortedSegmentSum", [dy, *inputs], w.size))
+    )
+    return [y]
+
+
+@layer_rule(layers.EinsumDense)
+def _einsum_dense(step: Step, layer, call, inputs):
+    y = project(step, layer, inputs[0], size_of(call.output))
+    return [fused(step, layer.activation, y)]
+
+
+def project(step: Step, layer, x: Tensor, size: Size) -> Tensor:
+    """A product with a kernel over any axes.
+
+    Keras makes it a batched product, whose gradient of the kernel is made for each sample and then
+    added up.
+    """
+    tape = step.tape
+    w = tape.weight(layer.kernel, layer.compute_dtype)
+    y = tape.op("BatchMatMul", [x, w], size)
+
+    def backward(dy):
+        if x.trains:
+            tape.send(x, tape.op("BatchMatMul", [dy, w], x.size))
+        if w.trains:
+            apart = tape.op("BatchMatMul", [x, dy], Size(0, w.size.fixed))
+            tape.send(w, tape.op("Sum", [apart], w.size))
+
+    tape.on_gradient(y, backward)
+    add_bias(step, layer, y)
+    return y

@@ -7,35 +7,34 @@ from keras import layers
 from keras_dynhp.memory.kernels.registry import Step, layer_rule, operation_rule, size_of
 from keras_dynhp.memory.tape import Size, Tensor
 
-# What the gradient of an activation reads: its result, or (True) what went in; and how many
-# tensors of the same size it keeps besides.
-_READS_INPUT = {
-    "linear": (False, 0),
-    "relu": (False, 0),
-    "relu6": (False, 0),
-    "elu": (False, 0),
-    "selu": (False, 0),
-    "sigmoid": (False, 0),
-    "tanh": (False, 0),
-    "softmax": (False, 0),
-    "exp": (False, 0),
-    "exponential": (False, 0),
-    "sqrt": (False, 0),
-    "leaky_relu": (True, 0),
-    "softplus": (True, 0),
-    "softsign": (True, 0),
-    "silu": (True, 0),
-    "swish": (True, 0),
-    "square": (True, 0),
-    "log": (True, 0),
-    "abs": (True, 0),
-    "log_softmax": (False, 0),
-    "hard_sigmoid": (True, 1),
-    "hard_silu": (True, 2),
-    "hard_swish": (True, 2),
+# Of an activation: whether its gradient reads what went in rather than the result, how many tensors
+# of the same size it keeps besides, and how many copies its kernels make for a moment.
+_ACTIVATIONS = {
+    "relu": (False, 0, 0),
+    "relu6": (False, 0, 0),
+    "elu": (False, 0, 0),
+    "selu": (False, 0, 0),
+    "sigmoid": (False, 0, 0),
+    "hard_sigmoid": (False, 0, 0),
+    "tanh": (False, 0, 0),
+    "exp": (False, 0, 0),
+    "exponential": (False, 0, 0),
+    "sqrt": (False, 0, 0),
+    "softmax": (False, 0, 1),
+    "log_softmax": (False, 0, 1),
+    "leaky_relu": (True, 0, 0),
+    "softsign": (True, 0, 0),
+    "log": (True, 0, 0),
+    "abs": (True, 0, 1),
+    "square": (True, 0, 1),
+    "softplus": (True, 0, 1),
+    "silu": (True, 0, 2),
+    "swish": (True, 0, 2),
+    "hard_silu": (True, 2, 0),
+    "hard_swish": (True, 2, 0),
 }
-_OTHER = (True, 3)
-_FREE = frozenset({"linear", "negative", "stopgradient", "identity"})
+_OTHER = (True, 3, 0)
+_FREE = frozenset({"linear", "stopgradient", "identity"})
 
 
 def fused(step: Step, function, tensor: Tensor) -> Tensor:
@@ -48,15 +47,17 @@ def activate(step: Step, name: str, x: Tensor) -> Tensor:
     tape = step.tape
     if name in _FREE:
         return x
-    reads_input, more = _READS_INPUT.get(name, _OTHER)
+    reads_input, more, copies = _ACTIVATIONS.get(name, _OTHER)
+    scratch = (lambda batch: copies * x.size.at(batch)) if copies else None
     inner = [tape.op(name, [x], x.size) for _ in range(more)]
-    y = tape.op(name, [x, *inner], x.size, in_place=True)
+    y = tape.op(name, [x, *inner], x.size, in_place=True, scratch=scratch)
 
     def backward(dy):
         needed = [x, *inner] if reads_input else [y]
         for tensor in inner:
             dy = tape.op(f"{name}Grad", [dy, tensor], x.size, in_place=True)
-        tape.send(x, tape.op(f"{name}Grad", [dy, *needed], x.size, in_place=True))
+        reads = [dy, *needed]
+        tape.send(x, tape.op(f"{name}Grad", reads, x.size, in_place=True, scratch=scratch))
 
     tape.on_gradient(y, backward)
     return y
@@ -110,7 +111,6 @@ _OPERATIONS = {
     "Absolute": "abs",
     "HardSigmoid": "hard_sigmoid",
     "HardSilu": "hard_silu",
-    "Negative": "negative",
     "StopGradient": "stopgradient",
     "Identity": "identity",
 }
@@ -165,20 +165,30 @@ def _dropout(step, layer, call, inputs):
         return [x]
     random = tape.op("RandomUniform", [], x.size)
     mask = tape.op("GreaterEqual", [random], Size(0, call.output.size))
-    y = tape.op("SelectV2", [x, mask], x.size, in_place=True)
+    scaled = tape.op("Mul", [x], x.size)
+    y = tape.op("SelectV2", [scaled, mask], x.size, scratch=x.size.at)
 
     def backward(dy):
-        tape.send(x, tape.op("SelectV2", [dy, mask], x.size, in_place=True))
+        chosen = tape.op("SelectV2", [dy, mask], x.size)
+        tape.send(x, tape.op("Mul", [chosen], x.size, in_place=True))
 
     tape.on_gradient(y, backward)
     return [y]
 
 
-@layer_rule(layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout)
-def _noise(step, layer, call, inputs):
+@layer_rule(layers.GaussianNoise)
+def _added_noise(step, layer, call, inputs):
     x, tape = inputs[0], step.tape
-    noise = tape.op("RandomNormal", [], x.size)
-    y = tape.op("Mul", [x, noise], x.size, in_place=True)
+    y = tape.op("Add", [x, tape.op("RandomNormal", [], x.size)], x.size)
+    tape.on_gradient(y, lambda dy: tape.send(x, dy))
+    return [y]
+
+
+@layer_rule(layers.GaussianDropout, layers.AlphaDropout)
+def _multiplied_noise(step, layer, call, inputs):
+    x, tape = inputs[0], step.tape
+    noise = tape.op("RandomNormal", [], x.size, scratch=x.size.at)
+    y = tape.op("Mul", [x, noise], x.size, scratch=x.size.at)
 
     def backward(dy):
         tape.send(x, tape.op("Mul", [dy, noise], x.size, in_place=True))
@@ -188,6 +198,7 @@ def _noise(step, layer, call, inputs):
 
 
 @layer_rule(layers.Rescaling, layers.Normalization)
+@operation_rule("Negative")
 def _rescaling(step, layer, call, inputs):
     x, tape = inputs[0], step.tape
     y = tape.op("Mul", [x], size_of(call.output), in_place=True)

@@ -1,14 +1,15 @@
-"""Pooling."""
+"""Pooling, and reductions over axes."""
 
 from __future__ import annotations
 
 from keras import layers
 
-from keras_dynhp.memory.kernels.registry import Step, layer_rule, size_of
+from keras_dynhp.memory.kernels.registry import Step, layer_rule, operation_rule, size_of
 from keras_dynhp.memory.tape import Size
 
 
 @layer_rule(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
+@operation_rule("MaxPool")
 def _max_pooling(step: Step, layer, call, inputs):
     x, tape, size = inputs[0], step.tape, size_of(call.output)
     y = tape.op("MaxPool", [x], size)
@@ -35,6 +36,7 @@ def _max_pooling(step: Step, layer, call, inputs):
     layers.GlobalAveragePooling2D,
     layers.GlobalAveragePooling3D,
 )
+@operation_rule("Mean", "Sum", "AveragePool")
 def _average_pooling(step: Step, layer, call, inputs):
     x, tape = inputs[0], step.tape
     y = tape.op("AvgPool", [x], size_of(call.output))
@@ -47,6 +49,7 @@ def _average_pooling(step: Step, layer, call, inputs):
     layers.GlobalMaxPooling2D,
     layers.GlobalMaxPooling3D,
 )
+@operation_rule("Max", "Min", "Amax", "Amin")
 def _global_max_pooling(step: Step, layer, call, inputs):
     """A maximum over axes: its gradient compares every value with the largest."""
     x, tape = inputs[0], step.tape

@@ -81,17 +81,20 @@ def rule_of(operation) -> Callable:
     return _OPERATION_RULES.get(graph.bare_operation_name(operation), unknown)
 
 
-def unknown(step: Step, operation, call: Call, inputs: list[Tensor]) -> list[Tensor]:
+def unknown(step: Step, operation, call: Call, inputs: list[Tensor], kept: int = 0) -> list[Tensor]:
     """What no rule knows: taken to keep what it reads, what it makes, and as much again.
 
     Its backward pass is taken to need as much again for a moment, and to give every trainable
     weight a gradient.
+
+    Args:
+        kept: bytes it keeps besides, for each sample.
     """
     tape = step.tape
     dtype = getattr(operation, "compute_dtype", None)
     weights = [tape.weight(v, dtype) for v in getattr(operation, "trainable_weights", [])]
     made_bytes = sum(size_of(symbol).each for symbol in call.outputs)
-    all_bytes = Size(0, sum(tensor.size.each for tensor in inputs) + made_bytes)
+    all_bytes = Size(0, sum(tensor.size.each for tensor in inputs) + made_bytes + kept)
     inner = tape.op("Inner", [*inputs, *weights], all_bytes)
     made = [tape.op("Outer", [inner], size_of(symbol)) for symbol in call.outputs]
 

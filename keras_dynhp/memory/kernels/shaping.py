@@ -21,9 +21,6 @@ def _alias(step: Step, operation, call, inputs):
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Cropping3D,
-    layers.UpSampling1D,
-    layers.UpSampling2D,
-    layers.UpSampling3D,
     layers.RepeatVector,
     layers.Permute,
 )
@@ -32,6 +29,16 @@ def _copy(step: Step, operation, call, inputs):
     x, tape = inputs[0], step.tape
     y = tape.op("Copy", [x], size_of(call.output))
     tape.on_gradient(y, lambda dy: tape.send(x, tape.op("CopyGrad", [dy], x.size)))
+    return [y]
+
+
+@layer_rule(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D)
+def _upsampling(step: Step, layer, call, inputs):
+    """One axis after the other."""
+    x, tape, size = inputs[0], step.tape, size_of(call.output)
+    half = size.times(0.5).at
+    y = tape.op("Resize", [x], size, scratch=half)
+    tape.on_gradient(y, lambda dy: tape.send(x, tape.op("ResizeGrad", [dy], x.size, scratch=half)))
     return [y]
 
 
