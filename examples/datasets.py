@@ -117,8 +117,10 @@ def batches(x: np.ndarray, y: np.ndarray, batch_size: int, seed: int = 0) -> tf.
 
 def _images(name: str) -> Data:
     def split(part):
-        images, labels = _tfds().load(name, split=part, batch_size=-1, as_supervised=True)
-        return images.numpy().astype("float32") / 255.0, labels.numpy()
+        # In parts, so that this takes little of the memory that the training may have.
+        parts = _tfds().load(name, split=part, batch_size=1000, as_supervised=True)
+        images, labels = zip(*parts.as_numpy_iterator())
+        return np.concatenate(images).astype("float32") / 255.0, np.concatenate(labels)
 
     return Data(*split("train"), *split("test"))
 
