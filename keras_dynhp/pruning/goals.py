@@ -7,11 +7,19 @@ import numpy as np
 
 from keras_dynhp.costs.target import Target
 from keras_dynhp.graph.groups import ChannelGroups
-from keras_dynhp.pruning import resources
+from keras_dynhp.pruning import device_resources, resources
 from keras_dynhp.pruning.selection import smallest_widths
 
 # How the resources that a target may limit follow from the widths of the groups.
-RESOURCES = {"params": resources.parameters, "macs": resources.macs}
+RESOURCES = {
+    "params": resources.parameters,
+    "macs": resources.macs,
+    "flash": device_resources.flash_bytes,
+    "ram": device_resources.Ram,
+}
+
+# Bytes on the device are estimated; the goal stays this far under the limit.
+SAFETY = {"flash": 0.97, "ram": 0.95}
 
 
 class Goals:
@@ -33,7 +41,9 @@ class Goals:
         self._names = [name for name in RESOURCES if name in wanted]
         sizes = np.array([group.size for group in groups], float)
         self.full = {name: RESOURCES[name](groups).value(sizes) for name in self._names}
-        self.limits = target.limits(self.full)
+        self.limits = {
+            name: SAFETY.get(name, 1.0) * limit for name, limit in target.limits(self.full).items()
+        }
 
     def at(self, groups: ChannelGroups, fraction: float) -> list[tuple[resources.Resource, float]]:
         """What each resource may be at a fraction of the way, for the network as it is now."""

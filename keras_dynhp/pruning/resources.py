@@ -60,7 +60,7 @@ class Resource:
 def parameters(groups: ChannelGroups) -> Resource:
     """The number of parameters, as `model.count_params()` counts."""
     weights = {id(v): 1.0 for v in groups.trace.model.weights}
-    return _resource("params", groups, weights)
+    return weighted("params", groups, weights)
 
 
 def macs(groups: ChannelGroups) -> Resource:
@@ -78,14 +78,17 @@ def macs(groups: ChannelGroups) -> Resource:
             continue
         for variable in kernels[layer]:
             weights[id(variable)] = count / size
-    return _resource("macs", groups, weights, constant)
+    return weighted("macs", groups, weights, constant)
 
 
 def _layers_of(groups: ChannelGroups) -> dict[int, tuple[keras.Variable, str]]:
     return {key: (e.variable, e.layer) for key, e in groups.trace.variables.items()}
 
 
-def _resource(name, groups: ChannelGroups, weights: dict[int, float], constant=0.0) -> Resource:
+def weighted(
+    name: str, groups: ChannelGroups, weights: dict[int, float], constant: float = 0.0
+) -> Resource:
+    """A sum over variables of their size times a weight, found by the variable's id."""
     axes = group_axes(groups)
     terms = []
     for variable in groups.trace.model.weights:
