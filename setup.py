@@ -21,7 +21,6 @@ EXTRAS = {
     ],
     "qat": ["tensorflow-model-optimization>=0.8", "tf-keras>=2.18"],
     "report": ["plotly>=5.20"],
-    "federated": ["flwr>=1.20,<2"],
 }
 EXTRAS["dev"] = sorted(
     {need for group in ("examples", "tuner", "device", "report") for need in EXTRAS[group]}
