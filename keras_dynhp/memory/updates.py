@@ -11,22 +11,25 @@ from keras_dynhp.keras_state.optimizer import built_on, optimizer_tree
 from keras_dynhp.keras_state.optimizer_slots import find_slots
 from keras_dynhp.memory.tape import Kernel, Size, Tape, Tensor, itemsize, variable_size
 
-# How many copies of a variable its update makes: while it still reads the gradient, and after.
+# Copies of the variable that an update makes: in each expression that reads the gradient, and in
+# the one that changes the variable. Read off Keras's `update_step`s and checked by measurement.
 _COPIES = {
-    "SGD": (1, 0),
-    "Adam": (2, 2),
-    "AdamW": (2, 2),
-    "RMSprop": (2, 2),
-    "Adagrad": (1, 2),
-    "Adadelta": (2, 3),
-    "Adamax": (2, 2),
-    "Nadam": (2, 3),
-    "Lion": (2, 2),
-    "Ftrl": (3, 3),
-    "Lamb": (2, 3),
-    "Adafactor": (2, 3),
+    "SGD": ((1,), 0),
+    "Adam": ((1, 1), 2),
+    "AdamW": ((1, 1), 2),
+    "RMSprop": ((2, 1), 2),
+    "Adagrad": ((1, 1), 2),
+    "Adadelta": ((2, 3), 5),
+    "Adamax": ((1, 2), 3),
+    "Nadam": ((1, 1, 1), 4),
+    "Lion": ((3, 3), 0),
+    "Adafactor": ((1, 1), 3),
+    "Ftrl": ((3, 3), 5),
+    "Lamb": ((1, 1), 3),
 }
-_UNKNOWN = (3, 3)
+_MOMENTUM = ((2,), 1)
+_NESTEROV = ((2, 2), 0)
+_UNKNOWN = ((3, 3), 5)
 _SMALL = 4096
 _AXES = (2, 3, 5, 7, 11, 13)
 
@@ -108,15 +111,21 @@ def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor]) -> Non
     if size < _SMALL:
         tape.kernels.append(Kernel("Update", reads, []))
         return
-    early, late = _COPIES.get(type(optimizer_tree(optimizer)[-1]).__name__, _UNKNOWN)
-    if getattr(optimizer, "momentum", 0) and early < 2:
-        early = 2
+    innermost = optimizer_tree(optimizer)[-1]
+    early, late = _COPIES.get(type(innermost).__name__, _UNKNOWN)
+    if isinstance(innermost, keras.optimizers.SGD) and innermost.momentum:
+        early, late = _NESTEROV if innermost.nesterov else _MOMENTUM
     moments = []
-    for _ in range(early):
+    for copies in early:
         done = Tensor(Size())
-        tape.kernels.append(Kernel("Moment", reads, [done], scratch=lambda batch: size))
+        tape.kernels.append(Kernel("Moment", reads, [done, *_copies(variable, copies)]))
         moments.append(done)
-    apply = Kernel("Assign", moments, [], updates=variable)
-    if late:
-        apply.scratch = lambda batch: late * size
-    tape.kernels.append(apply)
+    done = Tensor(Size())
+    makes = [done, *_copies(variable, late)]
+    tape.kernels.append(Kernel("Assign", moments, makes, updates=variable))
+    if any(node.use_ema for node in optimizer_tree(optimizer)):
+        tape.kernels.append(Kernel("Average", [done], _copies(variable, 4)))
+
+
+def _copies(variable: Tensor, count: int) -> list[Tensor]:
+    return [Tensor(variable.size) for _ in range(count)]
