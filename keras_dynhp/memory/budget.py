@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_dynhp.errors import BudgetError
-from keras_dynhp.memory.estimate import MemoryEstimate, StepMemory, estimate_memory
+from keras_dynhp.memory.estimate import MemoryEstimate, StepMemory, largest_that
 from keras_dynhp.sizes import format_size, parse_size
 
 # How much an estimate may lie under what is then measured (a pipeline holds now more, now less).
@@ -14,8 +14,13 @@ MARGIN = 1.12
 # Batches that the input pipeline holds beside the one in use, until a measurement tells.
 PIPELINE_BATCHES = 3.0
 
-# No larger batch is looked for where nothing else limits it.
-LARGEST = 2**20
+# What was measured may have been luck: where it lies below this part of the estimate, the estimate
+# is lowered only so far that the measurement would be this part of it.
+LUCK = 0.8
+
+# Epochs of which the unluckiest counts, and how far beyond what was measured it is trusted.
+_EPOCHS = 3
+_REACH = 2
 
 
 class Budget:
@@ -23,8 +28,10 @@ class Budget:
 
     What a step needs is estimated, and what the input pipeline holds beside it is counted in
     batches of input: three at first. Where TensorFlow's allocator reports, every epoch's measured
-    peak corrects that count, at once where it was too low and by half where it was too high, since
-    the next network and batch are not the measured ones.
+    peak corrects both. The pipeline's share rises at once where the peak was higher than expected,
+    and falls by half. The step's share is lowered where the estimate was far too high, by what the
+    unluckiest of the last epochs allows, and only for steps up to twice as large as one measured:
+    a small batch says little about a large one.
 
     Args:
         limit: bytes, or a string such as `"4MB"`.
@@ -33,27 +40,27 @@ class Budget:
     def __init__(self, limit: int | str):
         self.limit = parse_size(limit)
         self.pipeline_batches = PIPELINE_BATCHES
+        self._ratios: list[float] = []
+        self._measured_up_to = 0
 
     def observe(self, estimate: MemoryEstimate, measured: int) -> None:
         """Learn from an epoch: what was estimated, and the peak that was measured, in bytes."""
         seen = max(0.0, (measured - estimate.total) / max(estimate.inputs, 1))
         self.pipeline_batches = max(seen, (self.pipeline_batches + seen) / 2)
+        self._ratios = [*self._ratios, measured / max(estimate.total, 1)][-_EPOCHS:]
+        self._measured_up_to = max(self._measured_up_to, estimate.total)
 
     def predict(self, estimate: MemoryEstimate) -> int:
         """The peak to expect, in bytes, with its margin."""
-        return int(MARGIN * (estimate.total + self.pipeline_batches * estimate.inputs)) + 1
+        step = float(estimate.total)
+        if step <= _REACH * self._measured_up_to:
+            step *= min(1.0, max(self._ratios) / LUCK)
+        return int(MARGIN * (step + self.pipeline_batches * estimate.inputs)) + 1
 
     def largest_batch(self, model: keras.Model, optimizer=None, maximum: int | None = None) -> int:
         """The largest batch that fits; 0 if none does."""
         memory = StepMemory(model, optimizer)
-        low, high = 0, maximum or LARGEST
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.predict(memory.at(middle)) <= self.limit:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return largest_that(lambda batch: self.predict(memory.at(batch)) <= self.limit, maximum)
 
     def check(self, model: keras.Model, optimizer=None, smallest: int = 1) -> None:
         """Raise if the model can't be trained in the budget, not even with the smallest batch.
@@ -61,10 +68,10 @@ class Budget:
         Raises:
             BudgetError: with what is needed, what was given and what would fit.
         """
-        if self.largest_batch(model, optimizer, maximum=smallest) >= smallest:
-            return
-        estimate = estimate_memory(model, smallest, optimizer)
+        estimate = StepMemory(model, optimizer).at(smallest)
         needed = self.predict(estimate)
+        if needed <= self.limit:
+            return
         largest, size = max(
             ((name, n) for name, n in estimate.to_dict().items() if name != "total"),
             key=lambda item: item[1],
@@ -79,9 +86,15 @@ class Budget:
         )
 
     def get_state(self) -> dict:
-        """What a resumed run needs to know."""
-        return {"pipeline_batches": self.pipeline_batches}
+        """What a resumed run needs to know, as plain values."""
+        return {
+            "pipeline_batches": self.pipeline_batches,
+            "ratios": list(self._ratios),
+            "measured_up_to": self._measured_up_to,
+        }
 
     def set_state(self, state: dict) -> None:
         """Go on from `get_state`."""
         self.pipeline_batches = float(state["pipeline_batches"])
+        self._ratios = [float(ratio) for ratio in state["ratios"]]
+        self._measured_up_to = int(state["measured_up_to"])

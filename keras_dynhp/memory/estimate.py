@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Callable
 
 import keras
 
@@ -28,6 +29,8 @@ _FIRST_POINT, _POINT_RATIO = 2, 4
 # TensorFlow's graph optimizer assumes a CPU of 256 MB and, past 80% of it, gives sums of three or
 # more tensors a variable of their own (memory_optimizer.cc).
 _SCHEDULED_FROM = 0.8 * (256 << 20)
+# No larger batch is looked for where nothing else limits it.
+_LARGEST = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,28 @@ def largest_batch(
         optimizer: as for `estimate_memory`.
         maximum: no batch larger than this is looked at; 1,048,576 if None.
     """
-    return StepMemory(model, optimizer).largest_batch(budget, maximum)
+    memory = StepMemory(model, optimizer)
+    return largest_that(lambda batch: memory.at(batch).total <= budget, maximum)
+
+
+def largest_that(fits: Callable[[int], bool], maximum: int | None = None) -> int:
+    """The largest batch size that fits, where every smaller one does too; 0 if none does.
+
+    >>> largest_that(lambda batch: 10 * batch <= 1234)
+    123
+    """
+    low, high = 0, 1
+    most = _LARGEST if maximum is None else maximum
+    while high < most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 class StepMemory:
@@ -179,23 +203,6 @@ class StepMemory:
         return MemoryEstimate(
             weights, gradients, slots, activations, inputs, peak - held - gradients
         )
-
-    def largest_batch(self, budget: int, maximum: int | None = None) -> int:
-        """The largest batch size whose total is within a budget; 0 if none is."""
-        low, high = 0, (1 << 20 if maximum is None else maximum)
-        if high and self._total(high) <= budget:
-            return high
-        probe = 1
-        while probe < high and self._total(probe) <= budget:
-            low, probe = probe, 2 * probe
-        high = min(high, probe)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._total(middle) <= budget:
-                low = middle
-            else:
-                high = middle
-        return low
 
     def _orders(self, program: Program):
         threads = self._machine.threads
