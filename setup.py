@@ -1,5 +1,7 @@
 """Packaging of keras_dynhp; tool settings live in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 EXTRAS = {
@@ -38,7 +40,7 @@ setup(
     name="keras-dynhp",
     version="0.1.0",
     description="Dynamic Hard Pruning: Keras 3 networks that become small while they train",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",

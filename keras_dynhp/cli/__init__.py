@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
         given = f"Received: {argv[1]!r}. " if len(argv) > 1 else ""
         known = "\n".join(f"  {name:<8} {c.__doc__}" for name, c in COMMANDS.items())
         _complain(
-            f"{given}Usage: keras-dynhp COMMAND ... [--json] [--debug], with COMMAND one of\n{known}"
-            "\nkeras-dynhp --help lists all flags.",
+            f"{given}Usage: keras-dynhp COMMAND ... [--json] [--debug], with COMMAND one of\n"
+            f"{known}\nkeras-dynhp --help lists all flags.",
             USAGE,
         )
     try:

@@ -128,7 +128,7 @@ def _arrays(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     with np.load(path, allow_pickle=False) as arrays:
         if "x" not in arrays:
             raise ValueError(f"{path} must hold an array x; it holds {', '.join(arrays)}")
-        return arrays["x"], arrays["y"] if "y" in arrays else None
+        return arrays["x"], arrays.get("y")
 
 
 def _out(suffix: str) -> str:
