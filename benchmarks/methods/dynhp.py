@@ -8,6 +8,7 @@ import keras_dynhp as dynhp
 from benchmarks.job import Job
 from benchmarks.training import Trainer, full_network, result
 from examples.datasets import Data
+from keras_dynhp.memory import Budget
 
 
 def train(job: Job, data: Data) -> dict:
@@ -17,7 +18,8 @@ def train(job: Job, data: Data) -> dict:
     if job.cap_mb is not None:
         budget = job.cap_mb * 2**20
     else:  # what the full network needs: batches may grow into what pruning frees of that
-        budget = dynhp.estimate_memory(model, job.batch_size, model.optimizer).total
+        need = dynhp.estimate_memory(model, job.batch_size, model.optimizer)
+        budget = Budget("1GB").predict(need)
     hp = dynhp.DynHP(
         budget=budget,
         target=dynhp.Target(**job.workload.limits(dynhp.count_macs(model))),
