@@ -10,8 +10,9 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 
-# Exit codes that scripts can use.
-OK, FAILED, USAGE = 0, 1, 2
+# Exit codes that scripts can use: done; failed; wrong use; what is asked for is not possible (a
+# target that can't be reached, a budget in which nothing can be trained).
+OK, FAILED, USAGE, IMPOSSIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 flags.DEFINE_bool("json", False, "Print one JSON object instead of text.")
 flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
@@ -35,6 +36,8 @@ def run() -> None:
 def main(argv: list[str]) -> None:
     """Run one command; errors are one line unless --debug."""
     from keras_dynhp.cli.commands import COMMANDS
+    from keras_dynhp.errors import BudgetError
+    from keras_dynhp.pruning.selection import Unreachable
 
     if len(argv) < 2 or argv[1] not in COMMANDS:
         given = f"Received: {argv[1]!r}. " if len(argv) > 1 else ""
@@ -44,18 +47,23 @@ def main(argv: list[str]) -> None:
             f"{known}\nkeras-dynhp --help lists all flags.",
             USAGE,
         )
+    if not FLAGS.debug:
+        _silence_native_code()
     try:
         result = COMMANDS[argv[1]](*_operands(argv[1], argv[2:]))
     except KeyboardInterrupt:
-        _complain("interrupted", 130)
+        _complain("interrupted", INTERRUPTED)
     except Exception as error:
         if FLAGS.debug:
             raise
-        _complain(f"{type(error).__name__}: {' '.join(str(error).split())}", FAILED)
+        impossible = isinstance(error, (BudgetError, Unreachable))
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        _complain(message, IMPOSSIBLE if impossible else FAILED)
     if FLAGS.json:
         print(json.dumps(result.data, indent=2, default=str))
     else:
         print(result.text)
+    sys.exit(OK if result.possible else IMPOSSIBLE)
 
 
 def _operands(command: str, given: list[str]) -> list[str]:
@@ -71,6 +79,15 @@ def _operands(command: str, given: list[str]) -> list[str]:
 def progress(message: str) -> None:
     """Say what a long command is doing; on stderr, so that output stays clean."""
     print(message, file=sys.stderr, flush=True)
+
+
+def _silence_native_code() -> None:
+    """What C++ says on descriptor 2 goes nowhere; Python's stderr stays."""
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _complain(message: str, code: int) -> None:

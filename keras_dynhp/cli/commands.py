@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -32,10 +33,11 @@ flags.DEFINE_enum("quantize", None, ["int8", "int16x8"], "export: quantization."
 
 @dataclass
 class Result:
-    """What a command has to say, for people and for programs."""
+    """What a command has to say, for people and for programs; `possible` is its exit code."""
 
     text: str
     data: dict
+    possible: bool = True
 
 
 def inspect(path: str) -> Result:
@@ -58,8 +60,10 @@ def inspect(path: str) -> Result:
     if FLAGS.budget:
         budget = parse_size(FLAGS.budget)
         data["largest_batch"] = largest_batch(model, budget, FLAGS.optimizer)
-        lines.append(f"largest batch    {data['largest_batch']} in {format_size(budget)}")
-    return Result("\n".join([*lines, str(groups)]), data)
+        largest = data["largest_batch"] or "none: not even one sample fits"
+        lines.append(f"largest batch    {largest} in {format_size(budget)}")
+    text = "\n".join([*lines, str(groups)])
+    return Result(text, data, possible=data.get("largest_batch") != 0)
 
 
 def prune(path: str) -> Result:
@@ -81,14 +85,10 @@ def prune(path: str) -> Result:
     figures = {
         "parameters": [model.count_params(), small.count_params()],
         "macs": [dynhp.count_macs(model), dynhp.count_macs(small)],
-        "out": out,
     }
-    text = "\n".join(
-        f"{name:<11} {before:,} -> {after:,}"
-        for name, (before, after) in figures.items()
-        if name != "out"
-    )
-    return Result(f"{text}\nwritten to {out}; fine-tune it before use", figures)
+    lines = [f"{name:<11} {before:,} -> {after:,}" for name, (before, after) in figures.items()]
+    lines.append(f"written to {out}; fine-tune it before use")
+    return Result("\n".join(lines), {**figures, "out": out})
 
 
 def export(path: str) -> Result:
@@ -109,7 +109,8 @@ def report(path: str) -> Result:
     if not os.path.exists(source):
         raise FileNotFoundError(f"{source} does not exist; save one with hp.report.save({path!r})")
     with open(source, encoding="utf-8") as file:
-        record = Report.from_dict(json.load(file))
+        found = json.load(file)
+    record = Report.from_dict(found.get("pruning", found))  # of the examples, or of report.save
     out = FLAGS.out or os.path.join(path, "report.html")
     record.to_html(out)
     return Result(f"{record}\nwritten to {out}", {**record.to_dict(), "out": out})
@@ -121,7 +122,10 @@ COMMANDS = {"inspect": inspect, "prune": prune, "export": export, "report": repo
 def _load(path: str) -> keras.Model:
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no model at {path}")
-    return keras.models.load_model(path)
+    with warnings.catch_warnings():
+        # Of the optimizer only the kind is needed, not the state that Keras says it skips.
+        warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+        return keras.models.load_model(path)
 
 
 def _arrays(path: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -8,7 +8,7 @@ import numpy as np
 from keras_dynhp.costs.target import Target
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.pruning import device_resources, resources
-from keras_dynhp.pruning.selection import smallest_widths
+from keras_dynhp.pruning.selection import Unreachable, smallest_widths
 
 # How the resources that a target may limit follow from the widths of the groups.
 RESOURCES = {
@@ -59,7 +59,8 @@ class Goals:
         """Raise before anything is changed if the target can't be reached.
 
         Raises:
-            ValueError: with the smallest target that can be.
+            ValueError: if nothing can be pruned.
+            Unreachable: a ValueError with the smallest target that can be.
         """
         if not len(groups):
             raise ValueError(f"Nothing in model {model.name!r} can be pruned:\n{groups}")
@@ -67,7 +68,7 @@ class Goals:
         for resource, goal in self.at(groups, 1.0):
             floor = resource.value(least)
             if floor > goal:
-                raise ValueError(
+                raise Unreachable(
                     f"The target can't be met: {resource.name} would have to fall from "
                     f"{self.full[resource.name]:,.0f} to {goal:,.0f}, and with every group at its "
                     f"smallest {floor:,.0f} are left. The smallest reachable target is "
