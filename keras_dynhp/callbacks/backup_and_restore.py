@@ -162,11 +162,15 @@ class BackupAndRestore(keras.callbacks.Callback):
         }
 
 
+# What Keras sets in each process; the sign of `min_delta` turns when the first epoch ends.
+_NOT_LEARNED = frozenset({"params", "_model", "min_delta"})
+
+
 def _plain_attributes(callback: keras.callbacks.Callback) -> dict:
     return {
         key: value
         for key, value in vars(callback).items()
-        if key not in ("params", "_model") and _is_plain(value)
+        if key not in _NOT_LEARNED and _is_plain(value)
     }
 
 

@@ -169,6 +169,8 @@ class PruneAndRebuild(keras.callbacks.Callback):
         """Whether there is anything to judge neurons by after an epoch; if not, the report says."""
         if int(self.model.optimizer.iterations) == self._steps:
             why = f"no step of {self.model.optimizer.name!r}, the optimizer it was compiled with"
+        elif not self._engine.has_evidence:
+            why = "no gradient of a weight that reads a prunable neuron"
         elif self.model.stop_training and not math.isfinite(logs.get("loss", 0.0)):
             why = f"a loss of {logs['loss']}, for which another callback stopped training"
         else:

@@ -42,7 +42,6 @@ def get_random_state() -> dict:
 
 def set_random_state(state: dict) -> None:
     """Put the generators back into the state that `get_random_state` read."""
-    random.setstate(_as_tuples(state["python"]))
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, np.asarray(keys), position, has_gauss, gauss))
     if state["tensorflow_eager"] is not None and context.context()._rng is not None:
@@ -55,6 +54,8 @@ def set_random_state(state: dict) -> None:
             generator = keras.random.SeedGenerator()
             global_state.set_global_attribute(_KERAS_GENERATOR, generator)
         generator.state.assign(state["keras"])
+    # Last, as Keras draws the seeds of new generators from it.
+    random.setstate(_as_tuples(state["python"]))
 
 
 def _as_tuples(state):

@@ -11,16 +11,17 @@ import numpy as np
 
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria.criterion import Criterion
-from keras_dynhp.graph.groups import ChannelGroups, find_groups
+from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
+from keras_dynhp.pruning.fading import Fading, Originals, restore
+from keras_dynhp.pruning.following import follow, origins_of
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
+from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
-from keras_dynhp.pruning.soft_masks import SoftMasks
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
-from keras_dynhp.rebuild.transfer import Transfer
 from keras_dynhp.saving.files import read_tree, write_tree
 from keras_dynhp.saving.networks import FormerNetwork, get_values, set_values, state_variables
 
@@ -52,10 +53,11 @@ class Memory:
 class Engine:
     """Prunes the model a user is training, a little at a time.
 
-    At the beginning of an epoch the neurons that will be next to go are masked (soft pruning) and
-    keep learning behind the mask. At its end those that are still worth least are removed (hard
-    pruning); the others come back. What is removed has been silent all epoch, so the rebuilt
-    network computes what the validated one did.
+    At the beginning of an interval the neurons that will be next to go are put on trial: over the
+    interval they fade out of the network, and go on learning (soft pruning). At its end those that
+    are still worth least are removed (hard pruning); the others come back as they were. What is
+    removed has faded, so the rebuilt network computes what the validated one did. The learning
+    rates of variables that have become smaller grow.
 
     Args:
         model: the user's compiled model.
@@ -81,8 +83,10 @@ class Engine:
         self.goals = Goals(self.groups, target)
         self.goals.check(model, self.groups, round_to)
         self._meter: GateMeter | None = None
-        self._soft: SoftMasks | None = None
-        self._dormant: list[tuple[keras.Variable, np.ndarray]] = []
+        self._trial: Fading | None = None
+        self._acquitted: Originals = []  # weights of a trial that is over, to come back
+        self._interval = 0  # how many updates the last pruning interval had
+        self._began = 0  # ... and the optimizer's count at the beginning of this one
         self._unhook: Callable | None = None
         self.optimizer = model.optimizer
         self._scores: dict[str, np.ndarray] = {}
@@ -110,6 +114,12 @@ class Engine:
             resource.value(sizes) <= goal for resource, goal in self.goals.at(self.groups, 1.0)
         )
 
+    @property
+    def has_evidence(self) -> bool:
+        """Whether anything has been seen by which neurons can be told from each other."""
+        means = self._means() or {}
+        return not self.criterion.uses_gradients or any(mean.any() for mean in means.values())
+
     def owns(self, model: keras.Model) -> bool:
         """Whether this is the engine of a model, and nobody else has changed its graph."""
         mine = {id(entry.variable) for entry in self.groups.trace.variables.values()}
@@ -123,82 +133,86 @@ class Engine:
         if other is not None and other is not self and other.model is self.model:
             other.release()  # its fit was interrupted
         _in_charge[id(self.model)] = self
-        self._hook(self._meter.means() if self._meter else None)
+        self._began = self._updates()
+        self._hook(self._means(), self._steps())
 
     def release(self) -> None:
-        """Stop: lift every mask that is left, leave nothing of ours in the training step."""
-        self._wake()
+        """Stop: end a trial that is going on, leave nothing of ours in the training step."""
+        self._acquit()
         self._disarm()
 
     def mask_next(self, fraction: float) -> None:
-        """Mask what would have to go to be at `fraction`; what was masked and survived returns."""
-        self._wake()
+        """Put on trial what would have to go to be at `fraction`; earlier trials are over."""
+        on_trial = self._trial is not None
+        self._acquit()
         chosen = None
         if fraction > 0 and self._scores:
             masks = select(
                 self.groups, self._scores, self.goals.at(self.groups, fraction), self.round_to
             )
             chosen = {name: mask for name, mask in masks.items() if not mask.all()}
-        if not chosen and self._soft is None:
-            return
-        means = self._means()
-        self._soft = None
         if chosen:
-            with scope_of(self.model):
-                self._soft = SoftMasks(self.groups, chosen, self.model.optimizer)
-        self._hook(means)
+            steps = self._interval or max(1, self._updates() - self._began)
+            self._trial = Fading(self.groups, chosen, self.model.optimizer, steps)
+        if chosen or on_trial:
+            self._hook(self._means(), self._steps())
 
     def prune(self, fraction: float) -> int:
         """Remove what is due at `fraction`; returns how many neurons went.
 
-        Of the neurons due, those that were on trial behind a mask go; on arrival (fraction 1)
-        all of them do.
+        Of the neurons due, those that were on trial go; on arrival (fraction 1) all of them do.
         """
         means = self._means()
+        self._interval, self._began = self._updates() - self._began, self._updates()
         self._scores = self.criterion.scores(self.groups, means)
         if fraction <= 0:
             return 0
         due = select(self.groups, self._scores, self.goals.at(self.groups, fraction), self.round_to)
         if fraction < 1:
-            due = {name: mask | self._awake(name) for name, mask in due.items()}
+            due = {name: mask | ~self._is_on_trial(name) for name, mask in due.items()}
         gone = sum(int((~mask).sum()) for mask in due.values())
         if gone:
             self._remove({n: m for n, m in due.items() if not m.all()}, means)
         return gone
 
-    def _awake(self, name: str) -> np.ndarray:
-        if self._soft is None or name not in self._soft.masks:
-            return np.ones(self.groups[name].size, bool)
-        return self._soft.masks[name]
+    def _is_on_trial(self, name: str) -> np.ndarray:
+        if self._trial is None or name not in self._trial.masks:
+            return np.zeros(self.groups[name].size, bool)
+        return ~self._trial.masks[name]
 
     def _remove(self, keep: Mapping[str, np.ndarray], means) -> None:
+        steps = self._steps()
         for name, mask in keep.items():
             origin, numbers = self.origins[name]
             self.removed[origin] = np.sort(np.append(self.removed[origin], numbers[~mask]))
         plan = plan_rebuild(self.groups, self.groups.survivors(keep))
-        sleeping = self._soft.shadows() if self._soft else []
+        originals = self._trial.originals if self._trial else []
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
-        self._dormant = [
-            (moves[id(variable)].new, moves[id(variable)].take(shadow))
-            for variable, shadow in sleeping
+        self._acquitted = [
+            (move.new, move.take(values), move.take(where))
+            for move, values, where in ((moves[id(v)], *rest) for v, *rest in originals)
         ]
         before, self.groups = self.groups, find_groups(self.model, self.prune_inputs)
-        origins = _origins(before, self.groups, moves)
+        origins = origins_of(before, self.groups, moves)
         was = self.origins
         self.origins = {name: (was[old][0], was[old][1][n]) for name, (old, n) in origins.items()}
-        self._scores = _follow(self._scores, origins)
-        self._soft = None
-        self._hook(_follow(means or {}, origins) or None)
+        self._scores = follow(self._scores, origins)
+        self._trial = None
+        self._hook(follow(means or {}, origins) or None, steps)
 
-    def _wake(self) -> None:
-        """Give the neurons that came through their trial their weights back."""
-        if self._soft is not None:
-            self._dormant = self._soft.shadows()
-        for variable, shadow in self._dormant:
-            # Added, as another callback may have changed the variable in the meantime.
-            variable.assign_add(shadow)
-        self._dormant = []
+    def _acquit(self) -> None:
+        """Give the neurons that came through their trial the weights they had before it."""
+        if self._trial is not None:
+            self._acquitted, self._trial = self._trial.originals, None
+        restore(self._acquitted)
+        self._acquitted = []
+
+    def _updates(self) -> int:
+        """How often the optimizer has updated the weights."""
+        optimizer = self.model.optimizer
+        every = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        return int(optimizer.iterations) // every
 
     # ---- states ---------------------------------------------------------------------------------
 
@@ -208,18 +222,19 @@ class Engine:
         The network and its optimizer, which neurons it has, and what is known of them. Neurons
         have the numbers of the full network's.
         """
-        soft = self._soft.masks if self._soft else {}
-        sleeping = self._soft.shadows() if self._soft else self._dormant
+        masks = self._trial.masks if self._trial else {}
+        originals = self._trial.originals if self._trial else self._acquitted
         position = {id(v): number for number, v in enumerate(state_variables(self.model))}
         return {
             "full": dict(self._full_sizes),
             "removed": dict(self.removed),
             "network": get_values(self.model),
             "means": self._by_origin(self._means() or {}),
-            "steps": self._meter.steps if self._meter else 0,
+            "steps": self._steps(),
             "scores": self._by_origin(self._scores),
-            "masks": self._by_origin(soft),
-            "sleeping": [[position[id(variable)], value] for variable, value in sleeping],
+            "masks": self._by_origin(masks),
+            "originals": [[position[id(variable)], *rest] for variable, *rest in originals],
+            "interval": [self._interval, self._updates() - self._began],
             "criterion": self.criterion.get_state(),
         }
 
@@ -231,11 +246,16 @@ class Engine:
                 another optimizer.
         """
         full = {name: int(size) for name, size in state["full"].items()}
-        if full != self._full_sizes:
+        if list(full.values()) != list(self._full_sizes.values()):
             raise ValueError(
                 f"This state is that of another network than {self.model.name!r}, whose groups "
                 f"have the widths {self._full_sizes}. Received: {full}."
             )
+        # Keras numbers the names of nameless layers anew in each process: the state's names stay.
+        names = dict(zip(self._full_sizes, full))
+        self.origins = {now: (names[old], n) for now, (old, n) in self.origins.items()}
+        self.removed = {names[old]: gone for old, gone in self.removed.items()}
+        self._full_sizes = full
         keep = {}
         for group in self.groups:
             origin, numbers = self.origins[group.name]
@@ -252,7 +272,7 @@ class Engine:
         """Be the network that is remembered; the optimizer's clock goes on."""
         state = memory.state()
         self._disarm()
-        self._soft, self._dormant = None, []
+        self._trial, self._acquitted = None, []
         memory.network.come_back(state["network"])
         self.groups, self.origins = memory.groups, memory.origins
         self.removed = dict(state["removed"])
@@ -262,14 +282,20 @@ class Engine:
         """Take up what a state knows of the network that the model now is."""
         self._scores = self._from_origin(state["scores"])
         variables = state_variables(self.model)
-        self._dormant = [(variables[number], value) for number, value in state["sleeping"]]
+        self._acquitted = [
+            (variables[number], values, where.astype(bool))
+            for number, values, where in state["originals"]
+        ]
+        self._interval, since = (int(count) for count in state["interval"])
+        self._began = self._updates() - since
         masks = {
             name: mask.astype(bool) for name, mask in self._from_origin(state["masks"]).items()
         }
         if masks:
-            self._wake()
-            with scope_of(self.model):
-                self._soft = SoftMasks(self.groups, masks, self.model.optimizer)
+            self._trial = Fading(
+                self.groups, masks, self.model.optimizer, self._interval, self._acquitted
+            )
+            self._acquitted = []
         self.criterion.set_state(state["criterion"])
         self._hook(self._from_origin(state["means"]) or None, int(state["steps"]))
 
@@ -297,7 +323,10 @@ class Engine:
     def _means(self) -> dict[str, np.ndarray] | None:
         return self._meter.means() if self._meter else None
 
-    def _hook(self, means, steps: int = 0) -> None:
+    def _steps(self) -> int:
+        return self._meter.steps if self._meter else 0
+
+    def _hook(self, means, steps: int) -> None:
         self._disarm()
         optimizer = self.model.optimizer
         if not optimizer.built:
@@ -306,60 +335,42 @@ class Engine:
         if self.criterion.uses_gradients:
             with scope_of(self.model):
                 meter = GateMeter(self.groups, optimizer, start=means, steps=steps)
-        self._meter, soft = meter, self._soft
-        self.optimizer = optimizer
-        if meter is None and soft is None:
-            renew_train_step(self.model)
-            return
+        self._meter, trial, self.optimizer = meter, self._trial, optimizer
+        shrunk = {
+            variable_key(optimizer, entry.variable): factor
+            for key, factor in shrinkage(self.groups, self._widths_before()).items()
+            if factor != 1 and (entry := self.groups.trace.variables.get(key))
+        }
 
         def before(gradient, variable):
-            key = variable_key(self.optimizer, variable)
             if meter is not None:
-                weights = soft.lifted(key, variable) if soft else variable
-                meter.read(key, gradient, variable, weights)
+                meter.read(variable_key(self.optimizer, variable), gradient, variable)
 
         def after(variable):
-            if soft is not None:
-                soft.after_update(variable_key(self.optimizer, variable), variable)
+            if trial is not None:
+                trial.after_update(variable_key(self.optimizer, variable), variable)
 
-        self._unhook = hook_update_step(optimizer, before, after)
+        def pace(leaf, variable):
+            factor = shrunk.get(variable_key(self.optimizer, variable), 1.0)
+            return learning_rate_factor(leaf, factor)
+
+        if meter is not None or trial is not None or shrunk:
+            self._unhook = hook_update_step(optimizer, before, after, pace)
         renew_train_step(self.model)
+
+    def _widths_before(self) -> dict[str, float]:
+        """For each group of now, how many neurons it had at the beginning.
+
+        Groups that were one then have their shares of it.
+        """
+        now: dict[str, int] = {}
+        for group in self.groups:
+            origin = self.origins[group.name][0]
+            now[origin] = now.get(origin, 0) + group.size
+        growth = {origin: self._full_sizes[origin] / size for origin, size in now.items()}
+        return {g.name: g.size * growth[self.origins[g.name][0]] for g in self.groups}
 
     def _disarm(self) -> None:
         if self._unhook is not None:
             self._unhook()
             self._unhook = None
-
-
-def _origins(
-    before: ChannelGroups, after: ChannelGroups, moves: Mapping[int, Transfer]
-) -> dict[str, tuple[str, np.ndarray]]:
-    """For every group after a rebuild, the group it was and the number each neuron had there."""
-    old_places = {}
-    for group in before:
-        for place in group.places:
-            old_places.setdefault((id(place.variable), place.axis), []).append((group, place))
-    old_of = {id(move.new): move for move in moves.values()}
-    origins = {}
-    for group in after:
-        place = group.places[0]
-        move = old_of[id(place.variable)]
-        positions = np.zeros(group.size, np.int64)
-        inside = place.index >= 0
-        positions[place.index[inside]] = np.flatnonzero(inside)
-        kept = move.keep.get(place.axis)
-        positions = positions if kept is None else np.asarray(kept)[positions]
-        for old_group, old_place in old_places[id(move.old), place.axis]:
-            numbers = old_place.index[positions]
-            if (numbers >= 0).all():
-                origins[group.name] = (old_group.name, numbers)
-    return origins
-
-
-def _follow(values: Mapping[str, np.ndarray], origins) -> dict[str, np.ndarray]:
-    """Per-neuron values of the groups before a rebuild, for those after it."""
-    return {
-        name: np.asarray(values[old])[numbers]
-        for name, (old, numbers) in origins.items()
-        if old in values
-    }
