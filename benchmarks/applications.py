@@ -3,8 +3,9 @@
     python -m benchmarks.applications [NAME ...]
 
 Every constructor, with and without its top, at the smallest input it allows, with random weights:
-half of every group is masked at random, the model rebuilt, and both compared. Writes
-benchmarks/results/applications.csv and .md; models that are in the table already are skipped, so
+half of every group is masked at random, the model rebuilt, and both compared; small ones are
+exported to int8. Seconds are those of the processor. Writes benchmarks/results/applications.csv
+and .md; models that are in the table already are skipped, so
 the command can be interrupted. Delete the table to start again.
 """
 
@@ -16,7 +17,9 @@ import csv
 import gc
 import inspect
 import pathlib
+import tempfile
 import time
+import warnings
 
 import keras
 
@@ -25,6 +28,7 @@ from benchmarks.exactness import difference, outputs_of, random_inputs, random_m
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.rebuild.plan import plan_rebuild
 
+EXPORTED = 4_000_000  # rebuilt models with fewer parameters are exported
 RESULTS = pathlib.Path(__file__).parent / "results"
 COLUMNS = [
     "model",
@@ -39,6 +43,7 @@ COLUMNS = [
     "max_relative_error",
     "trace_and_plan_seconds",
     "rebuild_seconds",
+    "int8_bytes",
     "barriers",
 ]
 
@@ -71,15 +76,15 @@ def measure(name: str, top: bool) -> dict:
     model = build(name, top)
     inputs = random_inputs(model)
     randomize(model, 0, inputs)
-    start = time.perf_counter()
+    start = time.process_time()
     groups = dynhp.find_groups(model)
     plan_rebuild(groups, Survivors(groups.survivors({}).alive))
-    traced = time.perf_counter() - start
+    traced = time.process_time() - start
     masked = dynhp.add_masks(model)
     random_masks(masked)
-    start = time.perf_counter()
+    start = time.process_time()
     small = dynhp.rebuild(masked)
-    rebuilt = time.perf_counter() - start
+    rebuilt = time.process_time() - start
     error = difference(outputs_of(masked, inputs), outputs_of(small, inputs))
     reasons = collections.Counter(groups.barriers.values())
     return {
@@ -95,8 +100,24 @@ def measure(name: str, top: bool) -> dict:
         "max_relative_error": f"{error:.1e}",
         "trace_and_plan_seconds": round(traced, 2),
         "rebuild_seconds": round(rebuilt, 2),
+        "int8_bytes": int8_bytes(small) if top and small.count_params() < EXPORTED else "",
         "barriers": "; ".join(f"{count}x {reason}" for reason, count in reasons.items()) or "none",
     }
+
+
+def int8_bytes(model: keras.Model) -> int:
+    """The size of the int8 file, which TensorFlow Lite Micro has run where it is installed."""
+    from keras_dynhp.export.tflite import export_tflite
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # eight random samples: only the size counts
+        report = export_tflite(
+            model,
+            f"{folder}/model.tflite",
+            quantize="int8",
+            representative_data=random_inputs(model, batch=8),
+        )
+    return report.flash_bytes
 
 
 def read(path: pathlib.Path) -> list[dict]:

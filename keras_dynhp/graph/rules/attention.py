@@ -118,9 +118,10 @@ def grouped_query(call):
     _projection(layer._value_dense, value, (heads, OUT), None)(call)
     if getattr(layer, "use_gate", False):
         _projection(layer._gate_dense, query, (every, OUT), None)(call)
-    # The layer makes its output as wide as its query, so the two go together.
+    # The layer makes its output as wide as its query, and wants a value as wide as that.
     out = call.produce(layer.feature_dim)
     call.couple(out, query)
+    call.couple(value, query)
     call.label(layer._output_dense._kernel, (every, INSIDE), None, (out, OUT))
     call.label(layer._output_dense.bias, (out, OUT))
     call.resize("num_key_value_heads", heads)
