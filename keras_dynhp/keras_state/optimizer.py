@@ -92,6 +92,7 @@ def hook_update_step(
     optimizer: keras.optimizers.Optimizer,
     before: Callable | None = None,
     after: Callable | None = None,
+    pace: Callable | None = None,
 ) -> Callable[[], None]:
     """Run own operations around the update of each model variable, inside the train step.
 
@@ -101,6 +102,9 @@ def hook_update_step(
     `tf.Variable` (its component on the replica): `variable_key` tells which. Weight decay comes
     before the hook, constraints after it. Variables made under the same strategy may be assigned.
 
+    `pace(optimizer, variable)` is asked, when the step is traced, what the learning rate of a
+    variable is to be multiplied by; the optimizer is the inner one that updates it.
+
     The hook is set on the optimizer object (on the inner ones of a wrapper), so configs, copies
     and saved files know nothing of it.
 
@@ -108,6 +112,7 @@ def hook_update_step(
         optimizer: what to hook.
         before: called before the update, or None.
         after: called after the update, or None.
+        pace: called for a factor of the learning rate, or None.
 
     Returns:
         A function that takes this hook away; functions traced before go on containing it.
@@ -133,7 +138,7 @@ def hook_update_step(
                 "built. Received: one that is not. Call "
                 "`optimizer.build(model.trainable_variables)` first."
             )
-    hook = (before, after)
+    hook = (before, after, pace)
     # A wrapper updates nothing itself.
     leaves = [node for node in nodes if len(optimizer_tree(node)) == 1]
     for leaf in leaves:
@@ -160,11 +165,14 @@ class _HookedStep:
         self.hooks: list[tuple] = []
 
     def __call__(self, gradient, variable, learning_rate):
-        for before, _ in self.hooks:
+        for before, _, pace in self.hooks:
             if before is not None:
                 before(gradient, variable)
+            factor = 1.0 if pace is None else pace(self.optimizer, variable)
+            if factor != 1.0:
+                learning_rate = learning_rate * factor
         result = self.step(gradient, variable, learning_rate)
-        for _, after in self.hooks:
+        for _, after, _ in self.hooks:
             if after is not None:
                 after(variable)
         return result

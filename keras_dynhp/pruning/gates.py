@@ -47,21 +47,19 @@ class GateMeter:
         self._steps = tf.Variable(float(steps), trainable=False, name="dynhp_gate_steps")
         self._seen: dict[str, set[str]] = {}
 
-    def read(self, key: str, gradient, variable, weights) -> None:
-        """Inside the graph: add one variable's part. `weights`: its value, masks lifted."""
+    def read(self, key: str, gradient, variable) -> None:
+        """Inside the graph: add one variable's part."""
         self._begin_step(key, variable)
-        for axis, flat in self._places.get(key, ()):
+        if key not in self._places:
+            return
+        product = tf.cast(variable * tf.convert_to_tensor(gradient), tf.float32)
+        for axis, flat in self._places[key]:
             others = [a for a in range(len(variable.shape)) if a != axis]
-            product = tf.cast(weights * gradient, tf.float32)
             along = tf.reduce_sum(product, others) if others else product
             inside = np.flatnonzero(flat >= 0)
             if len(inside) < len(flat):
                 along = tf.gather(along, inside)
             self._gate.scatter_nd_add(flat[inside][:, None], along)
-
-    def wants(self, key: str) -> bool:
-        """Whether some group is scored by this variable."""
-        return key in self._places
 
     def _begin_step(self, key: str, variable) -> None:
         """At the first variable of a step, fold the last step's sums into the means.
