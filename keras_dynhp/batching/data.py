@@ -94,6 +94,17 @@ class FitData:
         """Steps of the next epoch; an estimate or None where the size of the data is unknown."""
         return self._source.steps(self.batch_size)
 
+    @property
+    def pace(self) -> float:
+        """How many steps at the user's own batch size one step of the next epoch stands for.
+
+        So that an epoch moves a learning rate schedule by the same whatever its batch size.
+        """
+        steps, own = self.steps, self._source.steps(self._source.batch_size)
+        if not steps or not own:
+            return self.batch_size / self._source.batch_size
+        return own / steps
+
     def set_batch_size(self, batch_size: int) -> None:
         """Set the batch size of the epochs that begin from now on.
 

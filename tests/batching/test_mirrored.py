@@ -13,7 +13,11 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, sys.argv[1])
+import keras
+import numpy as np
 import test_data as t
+
+from keras_dynhp.batching import RateFactor, use_sample_clock
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
@@ -39,6 +43,25 @@ except ValueError as error:
     assert "positive multiple of 2" in str(error)
 else:
     raise SystemExit("an uneven batch was taken")
+
+
+def weight(factor, pace):
+    # After two steps on a gradient of 1, at a rate of 1 as far as step 1 and 0.5 from there on.
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.5])
+        model.compile(keras.optimizers.SGD(rate), lambda y, p: keras.ops.mean(p, -1))
+        model.layers[0].kernel.assign([[0.0]])
+    scale, ([clock], _) = RateFactor(model.optimizer), use_sample_clock(model.optimizer)
+    scale.value = factor
+    clock.set_pace(pace, 0)
+    model.fit(np.ones((8, 1)), np.ones((8, 1)), batch_size=4, verbose=0)
+    return float(model.layers[0].kernel.numpy()[0, 0])
+
+
+assert weight(1.0, 1.0) == -2.0, weight(1.0, 1.0)
+assert weight(0.5, 1.0) == -1.0, weight(0.5, 1.0)
+assert weight(1.0, 2.0) == -1.5, weight(1.0, 2.0)
 """
 
 

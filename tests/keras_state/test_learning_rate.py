@@ -1,0 +1,59 @@
+"""Where an optimizer keeps the schedule it was given, and where its rate meets the step."""
+
+import keras
+import pytest
+import tensorflow as tf
+
+from keras_dynhp.keras_state.learning_rate import scale_learning_rate, schedule_of
+
+
+def test_schedule_is_the_one_that_was_given():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    optimizer = keras.optimizers.Adam(schedule)
+    assert schedule_of(optimizer) is schedule
+    other = keras.optimizers.schedules.CosineDecay(0.2, 10)
+    optimizer.learning_rate = other
+    assert schedule_of(optimizer) is other
+
+
+@pytest.mark.parametrize("rate", [0.1, lambda: 0.1])
+def test_other_rates_are_no_schedule(rate):
+    assert schedule_of(keras.optimizers.Adam(rate)) is None
+
+
+WRAPPERS = (
+    keras.optimizers.LossScaleOptimizer,
+    keras.optimizers.MultiOptimizer,
+    keras.optimizers.Optimizer,
+)
+OPTIMIZERS = [
+    kind
+    for kind in vars(keras.optimizers).values()
+    if isinstance(kind, type)
+    and issubclass(kind, keras.optimizers.Optimizer)
+    and kind not in WRAPPERS
+]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_steps_at_the_scaled_rate(kind):
+    """As an optimizer of three times the rate would, weight decay apart."""
+
+    def two_steps(rate, factor):
+        variable = keras.Variable([[1.0, 2.0], [3.0, -4.0]])
+        optimizer = kind(learning_rate=rate, weight_decay=0.0)
+        remove = scale_learning_rate(optimizer, tf.Variable(factor))
+        for _ in range(2):
+            optimizer.apply([keras.ops.array([[0.5, -0.25], [1.0, 0.75]])], [variable])
+        remove()
+        return variable.numpy()
+
+    assert two_steps(0.01, 3.0) == pytest.approx(two_steps(0.03, 1.0), rel=1e-5)
+    assert two_steps(0.01, 3.0) != pytest.approx(two_steps(0.01, 1.0), rel=1e-5)
+
+
+def test_factor_leaves_the_optimizer_as_it_was():
+    optimizer = keras.optimizers.SGD(1.0)
+    before = dict(vars(optimizer))
+    scale_learning_rate(optimizer, tf.Variable(2.0))()
+    assert vars(optimizer) == before
