@@ -20,15 +20,12 @@ from keras_dynhp.memory.updates import slot_bytes, write_updates
 from keras_dynhp.sizes import format_size
 
 # A step differs from its estimate by a few percent either way: kept on the safe side.
-_MARGIN = 1.07
+_MARGIN = 1.1
 # Orders of the kernels that are looked at, and the batch for which their times are taken.
 _ORDERS = 6
 _TYPICAL_BATCH = 64
 # Slack is worked out at these batch sizes and interpolated between them.
 _FIRST_POINT, _POINT_RATIO = 2, 4
-# TensorFlow's graph optimizer assumes a CPU of 256 MB and, past 80% of it, gives sums of three or
-# more tensors a variable of their own (memory_optimizer.cc).
-_SCHEDULED_FROM = 0.8 * (256 << 20)
 # No larger batch is looked for where nothing else limits it.
 _LARGEST = 1 << 20
 
@@ -179,11 +176,6 @@ class StepMemory:
         self._gradients = sum(tensor.size.fixed for tensor in step.tape.gradients.values())
         self._inputs = _sum(fed)
         self._activations = _sum(step.tape.kept())
-        self._sums = [
-            kernel.makes[0].size
-            for kernel in step.tape.kernels
-            if kernel.name == "AddN" and len(kernel.reads) > 2
-        ]
         program = Program(step.tape.kernels, list(step.tape.variables.values()), fed)
         self._schedules = self._orders(program)
         self._moments = worst([m for schedule in self._schedules for m in schedule.moments])
@@ -209,15 +201,11 @@ class StepMemory:
         draw = random.Random(0)
         schedules = [program.schedule(1, _TYPICAL_BATCH), program.schedule(threads, _TYPICAL_BATCH)]
         while len(schedules) < _ORDERS and threads > 1:
-            pace = [draw.choice((0.3, 1.0, 3.0)) for _ in program.kernels]
-            schedules.append(program.schedule(threads, _TYPICAL_BATCH, pace))
+            schedules.append(program.schedule(threads, _TYPICAL_BATCH, draw))
         return schedules
 
     def _total(self, batch: int) -> int:
-        peak = int(_MARGIN * (self._asked(batch) + self._interpolated_slack(batch)))
-        if not self._machine.gpu and peak > _SCHEDULED_FROM:
-            peak += max((size.at(batch) for size in self._sums), default=0)
-        return peak
+        return int(_MARGIN * (self._asked(batch) + self._interpolated_slack(batch)))
 
     def _asked(self, batch: int) -> int:
         return sum(self._slots) + max(moment.at(batch) for moment in self._moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from keras_dynhp.memory.tape import Kernel, Size, Tensor
 # starting a kernel as much as moving 50 KB. Only which kernels overlap depends on it.
 _WORK = 0.2
 _START = 50_000
+_PACE = (0.3, 1.0, 3.0)
 
 
 class Moment(NamedTuple):
@@ -68,19 +70,20 @@ class Program:
             for tensor in reads:
                 self.readers[tensor].append(number)
 
-    def schedule(self, threads: int, batch: int, pace: list[float] | None = None) -> Schedule:
+    def schedule(self, threads: int, batch: int, draw: random.Random | None = None) -> Schedule:
         """The order in which the kernels run when so many may run at once.
 
         As TensorFlow's executor has it: what a finished kernel made possible comes before what
-        waited longer. The batch decides how long each kernel takes, and `pace` multiplies that.
+        waited longer. The batch decides how long each kernel takes. A busy machine disturbs that:
+        with `draw` kernels take longer or shorter, and start in another order.
         """
-        return _Run(self, threads, batch, pace).schedule
+        return _Run(self, threads, batch, draw).schedule
 
 
 class _Run:
     """One step: tensors come into being as kernels start and go with their last reader."""
 
-    def __init__(self, program: Program, threads: int, batch: int, pace: list[float] | None):
+    def __init__(self, program: Program, threads: int, batch: int, draw: random.Random | None):
         self.program = program
         self.schedule = Schedule([], [], [])
         self.left = [len(readers) for readers in program.readers]
@@ -92,21 +95,20 @@ class _Run:
         self.copies: dict[int, int] = {}
         for tensor in program.fed:
             self._make(tensor)
-        self._run(threads, self._times(batch, pace or [1.0] * len(program.kernels)))
+        self.draw = draw
+        self._run(threads, self._times(batch))
 
-    def _times(self, batch: int, pace: list[float]) -> list[float]:
-        program = self.program
+    def _times(self, batch: int) -> list[float]:
+        program, draw = self.program, self.draw
         sizes = [size.at(batch) for size in program.sizes]
         return [
-            factor
+            (draw.choice(_PACE) if draw else 1.0)
             * (
                 _START
                 + sum(sizes[tensor] for tensor in (*reads, *makes))
                 + _WORK * kernel.work.at(batch)
             )
-            for factor, kernel, reads, makes in zip(
-                pace, program.kernels, program.reads, program.makes
-            )
+            for kernel, reads, makes in zip(program.kernels, program.reads, program.makes)
         ]
 
     def _run(self, threads: int, times: list[float]) -> None:
@@ -173,6 +175,8 @@ class _Run:
                 waits[reader] -= 1
                 if not waits[reader]:
                     woken.append(reader)
+        if self.draw:
+            self.draw.shuffle(woken)
         return woken
 
     def _make(self, tensor: int) -> None:
