@@ -1,18 +1,26 @@
-"""The figures of a report, made with Plotly."""
+"""The figures of a report, made with Plotly: panels over epochs, alone or one above another."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keras_dynhp.report.record import Report
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "inputs", "workspace")
+# What has a panel of its own, or none.
+NOT_METRICS = ("neurons", "params", "batch_size", "train_memory", "learning_rate")
 MB = 1024**2
+# Colours that can be told apart by eyes that see few, on light and dark paper (Okabe and Ito).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999")
+ALARM = "#D55E00"
+MOST_TICKS = 10
+LONGEST_NAME = 16  # characters of a group's name beside its row, for narrow screens
 
 
 def plotly():
-    """Plotly's figure modules, or an error that says how to get them."""
+    """Plotly with its figure modules, or an error that says how to get it."""
     try:
         import plotly.graph_objects
         import plotly.subplots
@@ -23,124 +31,169 @@ def plotly():
     return plotly
 
 
-def widths(report: Report):
-    """Heat map: what is left of each group, over epochs."""
-    go = plotly().graph_objects
-    names = list(report.before.get("widths", {}))
-    full = [report.before["widths"][name] for name in names]
-    rows = [[epoch["widths"].get(name, 1) for epoch in report.epochs] for name in names]
-    return go.Figure(
-        go.Heatmap(
-            z=[[width / of for width in row] for row, of in zip(rows, full)],
+def draw(report: Report, panels: Sequence[Callable] | None = None):
+    """One Plotly figure of some panels, all of them if None, one above another.
+
+    Args:
+        report: of a run that has had an epoch.
+        panels: functions of this module that draw into a row of a figure.
+
+    Raises:
+        ValueError: if no epoch has been recorded.
+        ImportError: without plotly.
+    """
+    if not report.epochs:
+        raise ValueError("There is nothing to plot: no epoch of a `fit` has been recorded.")
+    panels = PANELS if panels is None else panels
+    heights = [_height(panel, report) for panel in panels]
+    figure = plotly().subplots.make_subplots(
+        rows=len(panels),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.0 if len(panels) == 1 else 40 / sum(heights),
+        row_heights=heights,
+        subplot_titles=[TITLES[panel] for panel in panels] if len(panels) > 1 else None,
+    )
+    for row, panel in enumerate(panels, start=1):
+        panel(report, figure, row)
+        if panel is not widths:
+            _mark_prunes(report, figure, row)
+    epochs = _epochs(report)
+    ticks = epochs[:: -(-len(epochs) // MOST_TICKS)]
+    figure.update_xaxes(
+        tickvals=ticks, tickangle=0, range=[epochs[0] - 0.5, epochs[-1] + 0.5], zeroline=False
+    )
+    figure.update_xaxes(title_text="epoch", row=len(panels))
+    figure.update_yaxes(automargin=True, zeroline=False)
+    figure.update_layout(
+        height=sum(heights) + 110,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "top", "y": -60 / sum(heights)},
+        hovermode="x unified" if widths not in panels else "closest",
+    )
+    return figure
+
+
+def widths(report: Report, figure, row: int) -> None:
+    """Heat map: what is left of each group."""
+    full = report.before["widths"]
+    names = list(full)[::-1]
+    left = [[epoch["widths"].get(name, 1) for epoch in report.epochs] for name in names]
+    figure.add_trace(
+        plotly().graph_objects.Heatmap(
+            z=[[width / full[name] for width in line] for line, name in zip(left, names)],
             x=_epochs(report),
-            y=names,
-            customdata=rows,
-            hovertemplate="%{y}, epoch %{x}: %{customdata} neurons<extra></extra>",
+            y=list(range(len(names))),
+            customdata=[[[name, width] for width in line] for line, name in zip(left, names)],
+            hovertemplate="%{customdata[0]}, epoch %{x}: %{customdata[1]} neurons<extra></extra>",
             colorscale="Viridis",
             zmin=0,
             zmax=1,
-            colorbar={"title": "left", "tickformat": ".0%"},
+            colorbar={"title": "left", "tickformat": ".0%", "thickness": 12},
         ),
-        _layout("Width of every group", 120 + 22 * max(len(names), 4)),
+        row=row,
+        col=1,
+    )
+    shown = [i for i in range(len(names)) if i % max(1, len(names) // 40) == 0]
+    figure.update_yaxes(
+        tickvals=shown, ticktext=[_short(names[i]) for i in shown], showgrid=False, row=row
     )
 
 
-def memory(report: Report):
-    """Training memory by kind, with the measured peak and the budget."""
-    go = plotly().graph_objects
-    figure = go.Figure(layout=_layout("Training memory (MB)"))
-    if any(epoch.get("memory") for epoch in report.epochs):
-        for kind in KINDS:
+def memory(report: Report, figure, row: int) -> None:
+    """Training memory by kind as estimated, its peak, and the budget."""
+    estimates = [epoch["memory"] for epoch in report.epochs]
+    for kind, color in zip(KINDS, COLORS):
+        if all(estimates):
             figure.add_scatter(
                 x=_epochs(report),
-                y=[(epoch.get("memory") or {}).get(kind, 0) / MB for epoch in report.epochs],
+                y=[estimate[kind] / MB for estimate in estimates],
                 name=kind,
                 stackgroup="kinds",
                 mode="lines",
+                line={"color": color, "width": 0.5},
+                row=row,
+                col=1,
             )
-    peak = _series(report, "train_memory")
-    if peak:
-        figure.add_scatter(
-            x=_epochs(report),
-            y=[value / MB for value in peak],
-            name="train_memory",
-            mode="lines+markers",
-            line={"color": "#d62728", "dash": "dot"},
-        )
+    _line(report, figure, row, "train_memory", "peak", 1 / MB, color=ALARM)
     if report.budget:
         figure.add_hline(
-            y=report.budget / MB, line_dash="dash", annotation_text="budget", line_color="#d62728"
+            y=report.budget / MB,
+            line={"dash": "dash", "color": ALARM},
+            annotation_text="budget",
+            annotation_position="top left",
+            row=row,
+            col=1,
         )
-    return figure
+    figure.update_yaxes(ticksuffix=" MB", rangemode="tozero", row=row)
 
 
-def progress(report: Report):
-    """Metrics, batch size and learning rate; vertical lines where neurons went."""
-    make = plotly().subplots.make_subplots
-    metrics = [
-        name
-        for name in (report.epochs[0]["logs"] if report.epochs else {})
-        if name not in ("neurons", "params", "batch_size", "train_memory", "learning_rate")
-        and not name.endswith("loss")
-    ] or ["loss"]
-    figure = make(
-        rows=3,
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.06,
-        subplot_titles=("Metrics", "Batch size", "Learning rate"),
+def metrics(report: Report, figure, row: int) -> None:
+    """Every metric of `fit` but the losses; the losses where there is no other."""
+    names = [name for name in report.epochs[0]["logs"] if name not in NOT_METRICS]
+    others = [name for name in names if not name.endswith("loss")]
+    for name, color in zip(others or names, COLORS * len(names)):
+        _line(report, figure, row, name, color=color)
+
+
+def batch_size(report: Report, figure, row: int) -> None:
+    """The batch size of each epoch."""
+    _line(report, figure, row, "batch_size", "batch size", shape="hv", color=COLORS[2])
+    figure.update_yaxes(rangemode="tozero", row=row)
+
+
+def learning_rate(report: Report, figure, row: int) -> None:
+    """The learning rate at the end of each epoch."""
+    _line(report, figure, row, "learning_rate", "learning rate", shape="hv", color=COLORS[3])
+    figure.update_yaxes(rangemode="tozero", exponentformat="e", row=row)
+
+
+TITLES = {
+    widths: "Width of every group",
+    memory: "Training memory",
+    metrics: "Metrics (dotted lines: neurons removed)",
+    batch_size: "Batch size",
+    learning_rate: "Learning rate",
+}
+PANELS = tuple(TITLES)
+
+
+def _height(panel: Callable, report: Report) -> int:
+    if panel is widths:
+        count = len(report.before["widths"])
+        return max(120, 24 * min(count, 20) + 8 * max(0, count - 20))
+    return {memory: 260, metrics: 260}.get(panel, 150)
+
+
+def _line(report, figure, row, name, label=None, scale=1.0, color=None, shape="linear") -> None:
+    values = [epoch["logs"].get(name) for epoch in report.epochs]
+    if all(value is None for value in values):
+        return
+    figure.add_scatter(
+        x=_epochs(report),
+        y=[None if value is None else value * scale for value in values],
+        name=label or name,
+        mode="lines+markers",
+        marker={"size": 4},
+        line={"shape": shape, "color": color},
+        row=row,
+        col=1,
     )
-    for name in metrics:
-        figure.add_scatter(
-            x=_epochs(report), y=_series(report, name), name=name, row=1, col=1, mode="lines"
-        )
-    for row, name in ((2, "batch_size"), (3, "learning_rate")):
-        values = _series(report, name)
-        if values:
-            figure.add_scatter(
-                x=_epochs(report), y=values, name=name, row=row, col=1, line={"shape": "hv"}
-            )
+
+
+def _mark_prunes(report: Report, figure, row: int) -> None:
     for epoch in report.epochs:
         if epoch["removed"]:
-            figure.add_vline(x=epoch["epoch"] + 1, line_width=1, line_dash="dot", opacity=0.5)
-    figure.update_layout(_layout("Training (dotted lines: neurons removed)", 620))
-    return figure
-
-
-def overview(report: Report):
-    """Widths, memory and progress in one figure, for a notebook."""
-    make = plotly().subplots.make_subplots
-    parts = [widths(report), memory(report), progress(report)]
-    figure = make(
-        rows=3, cols=1, vertical_spacing=0.08, subplot_titles=[p.layout.title.text for p in parts]
-    )
-    for row, part in enumerate(parts, start=1):
-        for trace in part.data:
-            if row == 3 and trace.yaxis not in (None, "y"):
-                continue
-            figure.add_trace(trace.update(xaxis=None, yaxis=None), row=row, col=1)
-    figure.update_traces(selector={"type": "heatmap"}, showscale=False)
-    figure.update_layout(height=900, template="plotly_white")
-    return figure
+            figure.add_vline(
+                x=epoch["epoch"] + 1, line={"width": 1, "dash": "dot"}, opacity=0.4, row=row, col=1
+            )
 
 
 def _epochs(report: Report) -> list[int]:
     return [epoch["epoch"] + 1 for epoch in report.epochs]
 
 
-def _series(report: Report, name: str) -> list[float]:
-    values = [epoch["logs"].get(name) for epoch in report.epochs]
-    return values if any(value is not None for value in values) else []
-
-
-def _layout(title: str, height: int = 360) -> dict:
-    return {
-        "title": {"text": title, "font": {"size": 16}},
-        "height": height,
-        "margin": {"l": 40, "r": 10, "t": 50, "b": 40},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": -0.15},
-        "xaxis": {"automargin": True},
-        "yaxis": {"automargin": True},
-    }
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

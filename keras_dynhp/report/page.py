@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from keras_dynhp.report import figures
+from keras_dynhp.sizes import format_size
 
 if TYPE_CHECKING:
     from keras_dynhp.report.record import Report
@@ -15,22 +17,29 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --line: #30363d; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 1100px; margin: 0 auto; padding: 16px; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; } td, th { padding: 4px 12px 4px 0; text-align: left;
-       border-bottom: 1px solid var(--line); } td.n { text-align: right; white-space: nowrap; }
-pre { overflow-x: auto; }
+       border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
+td.n, th.n { text-align: right; white-space: nowrap; }
 """
 
 # Plotly draws with colours of its own; this gives its text and grid those of the page.
 SCRIPT = """
 function paint() {
-  const ink = getComputedStyle(document.documentElement).getPropertyValue('--ink').trim();
-  const line = getComputedStyle(document.documentElement).getPropertyValue('--line').trim();
+  const style = getComputedStyle(document.documentElement);
+  const ink = style.getPropertyValue('--ink').trim();
+  const line = style.getPropertyValue('--line').trim();
   document.querySelectorAll('.js-plotly-plot').forEach(function (plot) {
     const change = {'font.color': ink};
-    Object.keys(plot.layout).filter(k => /^[xy]axis/.test(k)).forEach(function (axis) {
-      change[axis + '.gridcolor'] = line; change[axis + '.zerolinecolor'] = line;
+    Object.keys(plot._fullLayout).filter(k => /^[xy]axis/.test(k)).forEach(function (axis) {
+      change[axis + '.gridcolor'] = line;
+    });
+    (plot.layout.shapes || []).forEach(function (shape, number) {
+      if (!shape.line.color || shape.ours) {
+        change['shapes[' + number + '].line.color'] = ink;
+        shape.ours = true;
+      }
     });
     Plotly.relayout(plot, change);
   });
@@ -38,6 +47,9 @@ function paint() {
 window.addEventListener('load', paint);
 window.matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
 """
+
+COUNTS = {"params": "parameters", "macs": "MACs", "neurons": "neurons"}
+BYTES = ("train_memory",)
 
 
 def write_page(report: Report, path: str) -> None:
@@ -49,52 +61,79 @@ def write_page(report: Report, path: str) -> None:
         "<link rel='icon' href='data:,'>",
         f"<title>Pruning report</title><style>{STYLE}</style></head><body>",
         "<h1>Pruning report</h1>",
-        _before_after(report),
+        _table("Network", ("", "before", "after", "fewer"), _network(report)),
+        _table("Training", ("", "first epoch", "last epoch"), _training(report)),
+        *_drawings(report),
+        _table("Groups", ("group", "before", "after"), _widths(report)),
+        _table("Kept whole", ("group", "why"), report.kept.items()),
+        _table("Barriers", ("layer", "why"), report.barriers.items()),
+        _table("On the device", ("", ""), _device(report)),
+        _table("Notes", ("",), ([note] for note in report.notes)),
+        f"<script>{SCRIPT}</script></body></html>",
     ]
-    drawings = [figures.widths(report), figures.memory(report), figures.progress(report)]
-    for number, figure in enumerate(drawings if report.epochs else []):
-        parts.append(
-            figure.to_html(
-                full_html=False,
-                include_plotlyjs=number == 0,
-                config={"responsive": True, "displayModeBar": False},
-            )
-        )
-    parts.append(_table("Kept whole", ("group", "why"), report.kept.items()))
-    parts.append(_table("Barriers", ("layer", "why"), report.barriers.items()))
-    if report.device:
-        rows = [(k, v) for k, v in report.device.items() if not isinstance(v, (dict, list))]
-        parts.append(_table("On the device", ("figure", "value"), rows))
-    if report.notes:
-        parts.append(_table("Notes", ("note",), [(note,) for note in report.notes]))
-    parts.append(f"<script>{SCRIPT}</script></body></html>")
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(parts))
 
 
-def _before_after(report: Report) -> str:
-    rows = []
-    for name, label in (("params", "parameters"), ("macs", "MACs"), ("neurons", "neurons")):
+def _drawings(report: Report) -> Iterable[str]:
+    for number, panel in enumerate(figures.PANELS if report.epochs else ()):
+        figure = figures.draw(report, [panel])
+        if not figure.data:
+            continue
+        yield f"<h2>{figures.TITLES[panel]}</h2>"
+        yield figure.to_html(
+            full_html=False,
+            include_plotlyjs=number == 0,
+            config={"responsive": True, "displayModeBar": False},
+        )
+
+
+def _network(report: Report) -> Iterable[tuple]:
+    for name, label in COUNTS.items():
         if name in report.before:
             first, last = report.before[name], report.after[name]
-            rows.append((label, f"{first:,}", f"{last:,}", f"{first / max(last, 1):.1f}x"))
-    if report.epochs:
-        first, last = (report.epochs[i]["logs"] for i in (0, -1))
-        for name in last:
-            if name not in ("params", "neurons") and name in first:
-                rows.append((name, f"{first[name]:,.5g}", f"{last[name]:,.5g}", ""))
-    return _table("Before and after", ("", "before", "after", "fewer"), rows)
+            yield label, f"{first:,}", f"{last:,}", f"{first / max(last, 1):.1f}x"
 
 
-def _table(title: str, head, rows) -> str:
-    rows = list(rows)
+def _training(report: Report) -> Iterable[tuple]:
+    first, last = (report.epochs[i]["logs"] for i in (0, -1)) if report.epochs else ({}, {})
+    for name in last:
+        if name not in COUNTS and name in first:
+            write = format_size if name in BYTES else "{:,.5g}".format
+            yield name, write(first[name]), write(last[name])
+
+
+def _widths(report: Report) -> Iterable[tuple]:
+    after = report.after.get("widths", {})
+    for name, width in report.before.get("widths", {}).items():
+        yield name, f"{width:,}", f"{after.get(name, 1):,}"
+
+
+def _device(report: Report) -> Iterable[tuple]:
+    for name, value in (report.device or {}).items():
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            number = "{:,}" if isinstance(value, int) else "{:.4g}"
+            yield name.replace("_", " "), value if isinstance(value, str) else number.format(value)
+    for op in (report.device or {}).get("ops", ()):
+        yield f"operator {op['name']}", f"{op['count']}"
+    for note in (report.device or {}).get("notes", ()):
+        yield "note", note
+
+
+def _table(title: str, head: tuple, rows: Iterable) -> str:
+    rows = [[str(value) for value in row] for row in rows]
     if not rows:
         return ""
+    # A column of numbers is read from its right.
+    kinds = [
+        " class='n'" if all(row[i][:1].isdigit() or not row[i] for row in rows) else ""
+        for i in range(len(head))
+    ]
 
-    def cell(value) -> str:
-        text = html.escape(str(value))
-        return f"<td class='n'>{text}</td>" if text[:1].isdigit() else f"<td>{text}</td>"
+    def line(tag: str, cells) -> str:
+        made = (f"<{tag}{k}>{html.escape(cell)}</{tag}>" for k, cell in zip(kinds, cells))
+        return f"<tr>{''.join(made)}</tr>"
 
-    body = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return f"<h2>{title}</h2><div class='wide'><table><tr>{header}</tr>{body}</table></div>"
+    body = "".join(line("td", row) for row in rows)
+    header = line("th", head) if any(head) else ""
+    return f"<h2>{title}</h2><div class='wide'><table>{header}{body}</table></div>"

@@ -84,11 +84,12 @@ class Report:
         """A Plotly figure of widths, memory, batch size and accuracy over epochs.
 
         Raises:
+            ValueError: before the first epoch of a `fit`.
             ImportError: without plotly (`pip install "keras-dynhp[report]"`).
         """
-        from keras_dynhp.report.figures import overview
+        from keras_dynhp.report.figures import draw
 
-        return overview(self)
+        return draw(self)
 
     def to_html(self, path: str) -> None:
         """Write one self-contained page that needs no network.
