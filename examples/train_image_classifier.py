@@ -89,8 +89,7 @@ def main(argv):
 def train(data: Data, callbacks: list) -> tuple[keras.Model, dict]:
     """A network after `fit`, with the seconds and the bytes that took."""
     keras.utils.set_random_seed(FLAGS.seed)
-    device = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
-    before = tf.config.experimental.get_memory_info(device)["current"]
+    memory = PeakMemory()
     model = NETWORKS[FLAGS.network](data.input_shape, data.classes)
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE),
@@ -98,21 +97,38 @@ def train(data: Data, callbacks: list) -> tuple[keras.Model, dict]:
         metrics=["accuracy"],
     )
     held_out = data.validation()
-    tf.config.experimental.reset_memory_stats(device)
     began = time.perf_counter()
-    history = model.fit(
+    model.fit(
         batches(held_out.x_train, held_out.y_train, BATCH_SIZE, FLAGS.seed),
         epochs=FLAGS.epochs,
         validation_data=(held_out.x_test, held_out.y_test),
         shuffle=False,  # `batches` does
-        callbacks=callbacks,
-    ).history
-    seconds = time.perf_counter() - began
-    peak = tf.config.experimental.get_memory_info(device)["peak"] - before
-    # DynHP measures each epoch on its own, which starts the allocator's record afresh.
-    memory = history.get("train_memory", [peak])
-    figures = {"peak_memory": max([peak, *memory]), "last_memory": memory[-1], "seconds": seconds}
-    return model, figures
+        callbacks=[*callbacks, memory],
+    )
+    return model, {
+        "peak_memory": max(memory.peaks),
+        "last_memory": memory.peaks[-1],
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class PeakMemory(keras.callbacks.Callback):
+    """The most bytes in use in each epoch, beyond what was in use before the model was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.peaks: list[int] = []
+        self._device = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
+        self._before = tf.config.experimental.get_memory_info(self._device)["current"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the allocator's record afresh."""
+        tf.config.experimental.reset_memory_stats(self._device)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Read it."""
+        peak = tf.config.experimental.get_memory_info(self._device)["peak"]
+        self.peaks.append(peak - self._before)
 
 
 def measure(model: keras.Model, data: Data, path: Path) -> dict:
