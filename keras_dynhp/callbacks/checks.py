@@ -40,6 +40,5 @@ def check_strategy(model: keras.Model) -> None:
         raise ValueError(
             f"Keras {keras.__version__}'s own fit does not work with {type(strategy).__name__}: it "
             'ends in "unsupported type PerReplica" (https://github.com/keras-team/keras/issues/'
-            "20585). Use tf.distribute.MirroredStrategy on one machine, or "
-            "keras_dynhp.federated across machines."
+            "20585). Use tf.distribute.MirroredStrategy on one machine."
         )

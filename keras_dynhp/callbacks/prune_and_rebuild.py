@@ -125,7 +125,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         let_begin(self, epoch, logs)
         self._check_unchanged()
-        self._steps = int(self.model.optimizer.iterations)
+        self._steps = int(self.model.optimizer.iterations.numpy())
         # What will have to go when this pruning interval is over is masked while it lasts.
         if epoch % self.every == 0:
             self._engine.mask_next(self._fraction(epoch + self.every))
@@ -151,7 +151,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
     def _fraction(self, epochs_done: int) -> float:
         progress = min(1.0, epochs_done / self.params["epochs"])
         fraction = schedules.schedule.fraction(
-            self.schedule, progress, int(self.model.optimizer.iterations)
+            self.schedule, progress, int(self.model.optimizer.iterations.numpy())
         )
         return fraction if self._guard is None else self._guard.limit(fraction)
 
@@ -167,7 +167,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
 
     def _has_learned(self, epoch: int, logs: dict) -> bool:
         """Whether there is anything to judge neurons by after an epoch; if not, the report says."""
-        if int(self.model.optimizer.iterations) == self._steps:
+        if int(self.model.optimizer.iterations.numpy()) == self._steps:
             why = f"no step of {self.model.optimizer.name!r}, the optimizer it was compiled with"
         elif not self._engine.has_evidence:
             why = "no gradient of a weight that reads a prunable neuron"

