@@ -71,7 +71,7 @@ def test_what_does_not_fit_the_budget_is_a_failed_trial(grid, data):
         model.compile("adam", "mse")
         return model
 
-    tuner = grid(PruningHyperModel(build, {"compression": [2]}, budget="1MB"))
+    tuner = grid(PruningHyperModel(build, {"compression": [2]}, budget="2MB"))
     tuner.search(**data, epochs=2, verbose=0)
     found = {t.hyperparameters.get("units"): t for t in tuner.oracle.trials.values()}
     assert found[16].status == "COMPLETED"
