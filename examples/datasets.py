@@ -66,14 +66,19 @@ def fashion_mnist() -> Data:
 
 def spoken_digit() -> Data:
     """2,500 spoken digits as log-mel features (49 frames, 20 bins), through TensorFlow Datasets."""
+    features, labels, test = spoken_digit_features()
+    mean, deviation = features[~test].mean(), features[~test].std()
+    features = (features - mean) / deviation
+    return Data(features[~test], labels[~test], features[test], labels[test])
+
+
+def spoken_digit_features() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-mel features as they are, classes, and which recordings are for testing."""
     sounds = _tfds().load("spoken_digit", split="train")
     sounds = sounds.map(lambda r: (log_mel(r["audio"]), r["label"], r["audio/filename"]))
     features, labels, names = (np.array(column) for column in zip(*sounds.as_numpy_iterator()))
     number = np.array([int(name.decode().rsplit("_", 1)[1].split(".")[0]) for name in names])
-    test = number < TEST_RECORDINGS
-    mean, deviation = features[~test].mean(), features[~test].std()
-    features = (features - mean) / deviation
-    return Data(features[~test], labels[~test], features[test], labels[test])
+    return features, labels, number < TEST_RECORDINGS
 
 
 def log_mel(sound: tf.Tensor) -> tf.Tensor:

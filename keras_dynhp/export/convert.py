@@ -55,7 +55,7 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
         UnsupportedOperatorError: naming each operator that TensorFlow Lite, or TensorFlow Lite
             Micro, lacks, and the layer it came from.
     """
-    scopes = _Scopes()
+    scopes = Scopes()
     function = tf.function(_runner(model, scopes), autograph=False)
     width = len(str(max(len(model.inputs), len(model.outputs))))
     specs = [
@@ -65,40 +65,63 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
     concrete = function.get_concrete_function(*specs)
     if quantize:
         _refuse_loops(concrete, scopes)
-    holder = tf.Module()
-    holder.variables_kept = [variable.value for variable in model.variables]
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
-    converter.target_spec.supported_ops = [_OPERATOR_SETS[quantize]]
-    converter.experimental_enable_resource_variables = False
-    if quantize:
+
+    def configure(converter):
+        converter.target_spec.supported_ops = [_OPERATOR_SETS[quantize]]
+        if quantize is None:
+            return
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         # One scale for a dense kernel, not one for each unit: on LeNet-300-100 it halves the arena
         # (6,936 to 3,376 bytes), saves 16 bytes of flash a unit, and int8 accuracy on MNIST and
         # Fashion-MNIST stays within 0.13 points of the other.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
         converter.representative_dataset = _calibration(samples)
-        types = {tensor.dtype for tensor in model.inputs}
-        if types == {"float32"}:
+        if {tensor.dtype for tensor in model.inputs} == {"float32"}:
             converter.inference_input_type = _IO_TYPES[quantize]
         converter.inference_output_type = _IO_TYPES[quantize]
+
+    try:
+        return run_converter(concrete, [v.value for v in model.variables], configure, scopes)
+    except ValueError as error:
+        refused = re.search(r"16x8-bit not yet supported for op: '(\w+)'", str(error))
+        if not refused:
+            raise
+        raise _without_int16(refused.group(1), convert(model, None, None)) from error
+
+
+def run_converter(
+    concrete, variables: list[tf.Variable], configure: Callable, scopes: Scopes | None = None
+) -> Converted:
+    """A traced function of a batch of one through the converter, checked and made compact.
+
+    Args:
+        concrete: the concrete function; its inputs and outputs are named in their order.
+        variables: the variables that it reads.
+        configure: is given the `tf.lite.TFLiteConverter` to set what it shall do.
+        scopes: the scopes in which it was traced, for the messages.
+    """
+    holder = tf.Module()
+    holder.variables_kept = variables
+    scopes = scopes or Scopes()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
+    converter.experimental_enable_resource_variables = False
+    configure(converter)
     try:
         with captured_stderr():
             content = converter.convert()
     except Exception as error:
-        whole = re.search(r"16x8-bit not yet supported for op: '(\w+)'", str(error))
-        if whole:
-            raise _without_int16(whole.group(1), convert(model, None, None)) from error
         raise _explained(error, concrete.graph, scopes) from error
     return _checked(content, scopes)
 
 
-class _Scopes:
+class Scopes:
     """Numbers the calls of layers, so that what the converter names can be traced back."""
 
     def __init__(self):
         self.names: list[str] = []
 
     def open(self, name: str):
+        """A scope for one call of the layer of that name."""
         self.names.append(name)
         return tf.name_scope(f"K{len(self.names) - 1}K/")
 
@@ -108,7 +131,7 @@ class _Scopes:
         return ", ".join(dict.fromkeys(self.names[number] for number in numbers))
 
 
-def _runner(model: keras.Model, scopes: _Scopes) -> Callable:
+def _runner(model: keras.Model, scopes: Scopes) -> Callable:
     """The model as a function in which every call of a layer has a name scope of its own."""
 
     def walk(functional, inputs, path):
@@ -136,7 +159,7 @@ def _runner(model: keras.Model, scopes: _Scopes) -> Callable:
     return run
 
 
-def _refuse_loops(concrete, scopes: _Scopes) -> None:
+def _refuse_loops(concrete, scopes: Scopes) -> None:
     """The quantizer crashes the whole process on a loop (TensorFlow 2.21), so none may reach it."""
     loops = [op.name for op in concrete.graph.get_operations() if "While" in op.type]
     if loops:
@@ -154,7 +177,7 @@ def _calibration(samples: Samples) -> Callable[[], Iterator[list[np.ndarray]]]:
     return lambda: (samples.at(index) for index in chosen)
 
 
-def _explained(error: Exception, traced: tf.Graph, scopes: _Scopes) -> Exception:
+def _explained(error: Exception, traced: tf.Graph, scopes: Scopes) -> Exception:
     """The converter names operators; the traced graph knows which layers have them."""
     kinds = dict.fromkeys(re.findall(r"'tf\.(\w+)' op is neither", str(error)))
     if not kinds:
@@ -182,7 +205,7 @@ def _without_int16(name: str, in_float: Converted) -> UnsupportedOperatorError:
     )
 
 
-def _checked(content: bytes, scopes: _Scopes) -> Converted:
+def _checked(content: bytes, scopes: Scopes) -> Converted:
     """Refuse what the micro runtime lacks while the names are still there, then drop them."""
     model = flatbuffer.read(content)
     operators = []

@@ -12,6 +12,8 @@ from keras_dynhp.export.data import Samples, read_samples
 from keras_dynhp.export.report import DeviceReport
 
 _QUANTIZATIONS = {"int8": "int8", "int16": "int16x8"}
+# The share of samples that quantization may cost without a note.
+TOLERATED_LOSS = 0.003
 _MISSING = '{what}: {package} is not installed (pip install "keras-dynhp[device]")'
 
 
@@ -75,6 +77,7 @@ def build_report(
         notes.append(_MISSING.format(what="the arena was not measured", package="tflite-micro"))
     if samples is not None and litert.installed():
         fidelity = measure.fidelity(content, model, samples)
+        notes.extend(_loss(fidelity))
         checked = samples.first(measure.AGREEMENT_SAMPLES)
         if arena is not None and macs * len(checked) <= agreement_macs:
             agreement = measure.agreement(path, checked, arena)
@@ -109,10 +112,22 @@ def _npu(path: str, accelerator: str, notes: list[str]):
     return None
 
 
+def _loss(fidelity) -> list[str]:
+    """Say what quantization cost, and what may win it back, above `TOLERATED_LOSS`."""
+    if fidelity.accuracy is None or fidelity.float_accuracy - fidelity.accuracy <= TOLERATED_LOSS:
+        return []
+    lost = 100 * (fidelity.float_accuracy - fidelity.accuracy)
+    return [
+        f"the file loses {lost:.2f} points of accuracy to the Keras model: "
+        "keras_dynhp.export.qat.export_quantization_aware fine-tunes it with quantized arithmetic"
+    ]
+
+
 def _disagreement(agreement) -> list[str]:
     if agreement.steps_apart <= 1:
         return []
     return [
-        f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps: some "
-        "operator has different integer arithmetic in the two"
+        f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps: the "
+        "two round a FULLY_CONNECTED differently now and then, by one step, which a SOFTMAX "
+        "makes several"
     ]

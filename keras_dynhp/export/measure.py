@@ -69,7 +69,14 @@ def _predict(model: keras.Model, samples: Samples, batch: int = 128) -> np.ndarr
         else:
             outputs = model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
         parts.append(keras.ops.convert_to_numpy(keras.tree.flatten(outputs)[0]))
-    return np.concatenate(parts).astype("float32")
+    outputs = np.concatenate(parts).astype("float32")
+    bad = ~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"the model's output is NaN or infinite for {int(bad.sum())} of {len(outputs)} "
+            f"samples, the first of them sample {int(bad.argmax())}: it is not fit for a device."
+        )
+    return outputs
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
@@ -89,9 +96,13 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
-    """TensorFlow Lite Micro against the LiteRT interpreter, in quantization steps if there are."""
+    """TensorFlow Lite Micro against the LiteRT interpreter, in quantization steps if there are.
+
+    LiteRT runs its reference kernels, which define what an operator computes; XNNPACK rounds some
+    operators (an average pool) differently from both.
+    """
     with open(path, "rb") as file:
-        interpreter = litert.make_interpreter(file.read())
+        interpreter = litert.make_interpreter(file.read(), reference=True)
     given = [
         litert.quantize(values, details)
         for details, values in zip(interpreter.get_input_details(), samples.inputs)

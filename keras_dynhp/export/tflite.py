@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 
 import keras
@@ -12,7 +13,8 @@ import numpy as np
 
 from keras_dynhp.export import data as samples_of
 from keras_dynhp.export import tflm
-from keras_dynhp.export.convert import UnsupportedOperatorError, convert
+from keras_dynhp.export.convert import Converted, UnsupportedOperatorError, convert
+from keras_dynhp.export.data import Samples
 from keras_dynhp.export.device import build_report
 from keras_dynhp.export.plain import device_copy
 from keras_dynhp.export.report import DeviceReport
@@ -68,34 +70,50 @@ def export_tflite(
     >>> report.flash_bytes == os.path.getsize(path), report.macs
     (True, 32)
     """
-    _check(model, quantize, representative_data)
-    samples = None
-    if representative_data is not None:
-        samples = samples_of.read_samples(model, representative_data)
-    with _written_whole(path) as temporary:
-        notes = samples_of.warn_about(samples) if quantize else []
-        plain = device_copy(model, unroll=quantize is not None)
-        converted = convert(plain, quantize, samples)
-        with open(temporary, "wb") as file:
-            file.write(converted.content)
-        report = _report(temporary, converted, model, samples)
-        if quantize:
-            notes += _islands(converted.operators)
-    return replace(report, path=os.fspath(path), notes=notes + report.notes)
-
-
-def _check(model, quantize, representative_data) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "export_tflite takes a Keras 3 model (keras.Model); received "
-            f"{type(model).__module__}.{type(model).__name__}."
-        )
+    check_model(model)
     if quantize not in QUANTIZATIONS:
         raise ValueError(f"quantize is one of {QUANTIZATIONS}; received {quantize!r}.")
     if quantize and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs representative_data: a few hundred samples from which "
             "the ranges of the activations are read."
+        )
+    samples = None
+    if representative_data is not None:
+        samples = samples_of.read_samples(model, representative_data)
+    doubts = samples_of.warn_about(samples) if quantize else []
+
+    def make() -> Converted:
+        return convert(device_copy(model, unroll=quantize is not None), quantize, samples)
+
+    report = write_and_report(path, make, model, samples)
+    return replace(report, notes=doubts + report.notes)
+
+
+def write_and_report(
+    path: str, make: Callable[[], Converted], model: keras.Model, samples: Samples | None
+) -> DeviceReport:
+    """Write what `make` converts, and report; whether `path` can be written is known before.
+
+    Raises:
+        UnsupportedOperatorError: where TensorFlow Lite Micro refuses the file; nothing is written.
+        OSError: where `path` cannot be written.
+    """
+    with _written_whole(path) as temporary:
+        converted = make()
+        with open(temporary, "wb") as file:
+            file.write(converted.content)
+        report = _report(temporary, converted, model, samples)
+    islands = _islands(converted.operators) if report.quantize else []
+    return replace(report, path=os.fspath(path), notes=islands + report.notes)
+
+
+def check_model(model) -> None:
+    """Raise for what can be no file: no Keras 3 graph, dynamic shapes, weights not finite."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "export_tflite takes a Keras 3 model (keras.Model); received "
+            f"{type(model).__module__}.{type(model).__name__}."
         )
     if graph.functional_of(model) is None:
         raise ValueError(

@@ -229,6 +229,16 @@ def test_bad_data(path):
         export_tflite(model, path, "int8", np.full((5, 28, 28), "a"))
 
 
+def test_a_model_that_answers_nan_is_refused(path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, ops.log(inputs - 0.5))
+    x = np.full((100, 4), 0.7, "float32")
+    x[5] = 0.1
+    with pytest.raises(ValueError, match=r"NaN or infinite for 1 of 100 samples.*sample 5"):
+        export_tflite(model, path, None, x)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
 def test_doubtful_data_warns_with_numbers(path):
     model = dense_net()
     x = networks.samples(model, 60)

@@ -1,0 +1,91 @@
+"""Quantization-aware fine-tuning on the real tensorflow-model-optimization."""
+
+import keras
+import networks
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_dynhp.export import qat
+
+pytest.importorskip(
+    "tensorflow_model_optimization", reason='needs the extra: pip install "keras-dynhp[qat]"'
+)
+
+
+def blobs(count, seed=0):
+    """Images of four classes: noise, and a bright quarter that says which."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 4, count)
+    x = random.uniform(0, 0.6, size=(count, 8, 8, 1)).astype("float32")
+    for number, label in enumerate(y):
+        row, column = divmod(int(label), 2)
+        x[number, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 0.4
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def trained():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(inputs)))
+    inner = keras.Input((8, 8, 8))
+    block = keras.Model(inner, layers.DepthwiseConv2D(3, padding="same")(inner))
+    x = layers.Add()([x, block(x)])
+    x = layers.Flatten()(layers.AveragePooling2D(4)(x))
+    model = keras.Model(inputs, layers.Dense(4)(x))
+    model.compile(
+        keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(*blobs(600), epochs=4, verbose=0)
+    return model
+
+
+def test_fine_tuned_and_faithful(trained, tmp_path):
+    before = [w.copy() for w in trained.get_weights()]
+    path = str(tmp_path / "model.tflite")
+    # As if quantization had hurt: the copy begins from weights that were shaken.
+    random = np.random.default_rng(0)
+    trained.set_weights([w + 0.3 * random.normal(size=w.shape) * (w.ndim > 1) for w in before])
+    shaken = qat.export_tflite(
+        trained,
+        path,
+        "int8",
+        qat._as_dataset(qat.read_samples(trained, qat._batches(blobs(300, 1)))),
+    )
+    report = qat.export_quantization_aware(
+        trained, path, blobs(600), qat._batches(blobs(300, 1)), epochs=3, learning_rate=0.003
+    )
+    assert report.quantize == "int8" and report.inputs[0].dtype == "int8"
+    assert not any("float32" in note for note in report.notes)
+    assert shaken.accuracy < 0.8 and report.accuracy > 0.95
+    assert report.agreement.worst <= 1
+    note = next(note for note in report.notes if "trained as" in note)
+    steps = float(note.split("within ")[1].split()[0])
+    assert steps < 8
+    trained.set_weights(before)
+
+
+def test_what_loses_little_is_left_alone(trained, tmp_path):
+    path = str(tmp_path / "model.tflite")
+    data = qat._batches(blobs(300, 1))
+    report = qat.export_quantization_aware(trained, path, blobs(100), data, margin=0.5)
+    assert not any("quantization-aware" in note for note in report.notes)
+
+
+def test_layers_that_cannot_be_quantized_are_named(tmp_path):
+    inputs = keras.Input((8, 4))
+    x = layers.LSTM(4, name="memory")(layers.LayerNormalization(name="norm")(inputs))
+    model = keras.Model(inputs, keras.ops.take(layers.Dense(3)(x), [0, 1], axis=1))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"norm \(LayerNormalization\), memory \(LSTM\), take"):
+        qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
+
+
+def test_errors(tmp_path, monkeypatch):
+    model = networks.lenet_300_100(0.1)
+    with pytest.raises(ValueError, match="compile it first"):
+        qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
+    monkeypatch.setattr(qat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"keras-dynhp\[qat\]"):
+        qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
