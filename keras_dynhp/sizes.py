@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from numbers import Integral
 
 _UNITS = {"": 1, "B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
 
@@ -24,12 +25,12 @@ def parse_size(size: int | str) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?[bB]?)\s*", size)
         if match:
             number = int(float(match.group(1)) * _UNITS[match.group(2).upper().rstrip("B") + "B"])
-    if isinstance(number, bool) or not isinstance(number, int) or number <= 0:
+    if isinstance(number, bool) or not isinstance(number, Integral) or number <= 0:
         raise ValueError(
             "A size must be a positive number of bytes, or a string such as '512KB' or '1.5MB'. "
             f"Received: {size!r}"
         )
-    return number
+    return int(number)
 
 
 def format_size(size: float) -> str:

@@ -2,10 +2,10 @@
 
 from keras_dynhp.batching.data import FitData
 from keras_dynhp.batching.learning_rate import (
+    BatchRates,
     RateFactor,
     SampleClock,
     scaled_learning_rate,
-    use_sample_clock,
 )
 from keras_dynhp.batching.rules import CABS, BatchContext, BatchRule, Fixed, Memory, get
 from keras_dynhp.batching.variance import gradient_variance, read_moments
@@ -13,6 +13,7 @@ from keras_dynhp.batching.variance import gradient_variance, read_moments
 __all__ = [
     "CABS",
     "BatchContext",
+    "BatchRates",
     "BatchRule",
     "FitData",
     "Fixed",
@@ -23,5 +24,4 @@ __all__ = [
     "gradient_variance",
     "read_moments",
     "scaled_learning_rate",
-    "use_sample_clock",
 ]

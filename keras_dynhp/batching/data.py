@@ -212,7 +212,7 @@ def _has_single_samples(model: keras.Model, dataset) -> bool:
     if not isinstance(dataset, tf.data.Dataset):
         return False
     x, _, _ = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
-    parts, inputs = tf.nest.flatten(x), tf.nest.flatten(model.inputs)
+    parts, inputs = tf.nest.flatten(x), tf.nest.flatten(getattr(model, "inputs", None) or [])
     return len(parts) == len(inputs) and all(
         _is_single(part.shape, tensor.shape[1:]) for part, tensor in zip(parts, inputs)
     )

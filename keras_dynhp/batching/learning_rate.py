@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
-from keras_dynhp.keras_state.learning_rate import scale_learning_rate, schedule_of
+from keras_dynhp.batching.data import FitData
+from keras_dynhp.keras_state.learning_rate import (
+    raw_iterations,
+    scale_learning_rate,
+    time_schedule_by,
+)
 from keras_dynhp.keras_state.optimizer import optimizer_tree
 
-__all__ = ["SCALINGS", "RateFactor", "SampleClock", "scaled_learning_rate", "use_sample_clock"]
+__all__ = ["SCALINGS", "BatchRates", "RateFactor", "SampleClock", "scaled_learning_rate"]
 
 # Name of a scaling -> power of the batch's growth by which the learning rate grows.
 SCALINGS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
@@ -90,96 +93,109 @@ class RateFactor:
             remove()
 
 
-@keras.saving.register_keras_serializable(package="keras_dynhp")
-class SampleClock(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate schedule that goes by samples where the batch size changes.
+class SampleClock:
+    """Lets an optimizer's learning rate schedule go by samples where the batch size changes.
 
     A schedule counts steps, and larger batches make fewer of them: what was to end with the
-    training would then stop half way. With this clock around it, a step of twice the batch moves
-    the schedule by two. The optimizer's own count of iterations, with which Adam corrects its
-    moments, is left alone.
+    training would then stop half way. With this clock, a step of twice the batch moves the
+    schedule by two. The optimizer's own count of iterations, with which Adam corrects its moments,
+    is left alone, and so is the schedule: the clock stands between the two, and a saved optimizer
+    knows nothing of it. A rate that is a number or a function of no arguments is left alone.
+
+    Make it before the train function is traced; a change of pace needs no new trace.
 
     Args:
-        schedule: the schedule, in steps of the batch size it was made for.
-        origin: the iteration at which `pace` was last set.
-        position: where the schedule stood then.
-        pace: steps of the schedule per step of the training.
+        optimizer: whose schedule to time; of a wrapper, those of the optimizers inside it.
 
     Example:
 
     >>> halving = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.5)
-    >>> clock = SampleClock(halving)
-    >>> clock.set_pace(2.0, iterations=10)  # from now on, batches of twice the size
-    >>> [float(clock(step)) for step in (0, 10, 15, 20)]
-    [2.0, 0.5, 0.25, 0.125]
+    >>> optimizer = keras.optimizers.SGD(halving)
+    >>> clock = SampleClock(optimizer)
+    >>> clock.set_pace(2.0)  # from now on, batches of twice the size
+    >>> optimizer.iterations.assign(5) is None or float(optimizer.learning_rate)
+    0.5
+    >>> clock.remove()
     """
 
-    def __init__(self, schedule, origin: float = 0.0, position: float = 0.0, pace: float = 1.0):
-        self.schedule = schedule
-        # Kept in float64: training may be longer than float32 can count.
-        start = tf.constant([origin, position, pace], "float64")
-        self._state = tf.Variable(start, trainable=False, name="sample_clock")
+    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
+        nodes = [node for node in optimizer_tree(optimizer) if len(optimizer_tree(node)) == 1]
+        self._optimizer = nodes[0]
+        # Origin, position there, pace. In float64: training may be longer than float32 can count.
+        self._state = tf.Variable([0.0, 0.0, 1.0], trainable=False, dtype="float64")
+        self._removals = [time_schedule_by(node, self._position) for node in nodes]
 
-    def __call__(self, step):
+    def _position(self, iterations):
         origin, position, pace = tf.unstack(self._state.read_value())
-        now = position + (tf.cast(step, "float64") - origin) * pace
-        return self.schedule(tf.cast(now, "float32"))
+        now = position + (tf.cast(iterations, "float64") - origin) * pace
+        return tf.cast(now, "float32")
 
     @property
-    def pace(self) -> float:
-        """Steps of the schedule per step of the training."""
-        return float(self._state.numpy()[2])
-
-    def position(self, iterations: int) -> float:
-        """Where the schedule stands after so many iterations of the optimizer."""
+    def position(self) -> float:
+        """Where the schedule stands."""
         origin, position, pace = self._state.numpy()
-        return float(position + (iterations - origin) * pace)
+        return float(position + (raw_iterations(self._optimizer) - origin) * pace)
 
-    def set_pace(self, pace: float, iterations: int) -> None:
+    def set_pace(self, pace: float) -> None:
         """Let the schedule move by `pace` for each step of the training from now on.
 
         Args:
             pace: steps of the schedule per step; samples per step over those of the batch size
                 that the schedule was made for.
-            iterations: of the optimizer, now.
         """
-        self._state.assign([float(iterations), self.position(iterations), pace])
+        self._state.assign([raw_iterations(self._optimizer), self.position, pace])
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        origin, position, pace = (float(value) for value in self._state.numpy())
-        schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "origin": origin, "position": position, "pace": pace}
+    def get_state(self) -> list[float]:
+        """Where the schedule stands and how fast it moves, as plain values."""
+        return [float(value) for value in self._state.numpy()]
 
-    @classmethod
-    def from_config(cls, config: dict) -> SampleClock:
-        """The clock that `get_config` describes."""
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": schedule})
+    def set_state(self, state: list[float]) -> None:
+        """Go on from `get_state`."""
+        self._state.assign(state)
+
+    def remove(self) -> None:
+        """Let the schedule go by the optimizer's iterations again."""
+        for remove in self._removals:
+            remove()
 
 
-def use_sample_clock(
-    optimizer: keras.optimizers.Optimizer,
-) -> tuple[list[SampleClock], Callable[[], None]]:
-    """Put a `SampleClock` around each learning rate schedule of an optimizer.
+class BatchRates:
+    """Keeps the learning rate in step with a batch size that changes while `fit` runs.
 
-    A rate that is a number or a function of no arguments does not count steps and is left alone.
-    Call it before the train function is traced.
+    A schedule goes on by samples (`SampleClock`); the rate grows with the batch as its rule says
+    (`RateFactor`), from the batch size that `fit` was given, which the user's rate is for.
 
-    Returns:
-        The clocks, and a function that gives the optimizer its own schedules back.
+    Make it before the train function is traced.
+
+    Args:
+        optimizer: the model's.
+        scaling: `"none"`, `"linear"` or `"sqrt"`.
+        requested: the batch size that `fit` was given.
     """
-    clocked = []
-    for node in optimizer_tree(optimizer):
-        schedule = schedule_of(node) if len(optimizer_tree(node)) == 1 else None
-        if schedule is not None:
-            clock = SampleClock(schedule)
-            node.learning_rate = clock
-            clocked.append((node, clock))
 
-    def give_back() -> None:
-        for node, clock in clocked:
-            if schedule_of(node) is clock:
-                node.learning_rate = clock.schedule
+    def __init__(self, optimizer: keras.optimizers.Optimizer, scaling: str, requested: int) -> None:
+        self._scaling, self._requested = scaling, requested
+        self._clock = SampleClock(optimizer)
+        self._factor = None if scaling == "none" else RateFactor(optimizer)
 
-    return [clock for _, clock in clocked], give_back
+    def follow(self, data: FitData) -> None:
+        """Suit the batch size of the next epoch."""
+        self._clock.set_pace(data.pace)
+        if self._factor is not None:
+            self._factor.value = scaled_learning_rate(
+                1.0, self._requested, data.batch_size, self._scaling
+            )
+
+    def get_state(self) -> list[float]:
+        """Where schedules stand, as plain values."""
+        return self._clock.get_state()
+
+    def set_state(self, state: list[float]) -> None:
+        """Go on from `get_state`."""
+        self._clock.set_state(state)
+
+    def remove(self) -> None:
+        """Give the optimizer its own rates back."""
+        self._clock.remove()
+        if self._factor is not None:
+            self._factor.remove()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_dynhp.batching.learning_rate import SCALINGS, scaled_learning_rate
+from keras_dynhp.batching.learning_rate import SCALINGS
 
 # An epoch keeps at least this many steps when a rule enlarges the batch: fewer updates than this
 # cost more accuracy on small data than steadier gradients bring.
@@ -86,10 +86,6 @@ class BatchRule:
             most = min(most, max(context.requested, context.num_samples // FEWEST_STEPS))
         wanted = min(max(int(wanted), least), most)
         return max(1, wanted if context.largest is None else min(wanted, context.largest))
-
-    def learning_rate_factor(self, before: int, after: int) -> float:
-        """What to multiply the learning rate by when the batch goes from `before` to `after`."""
-        return scaled_learning_rate(1.0, before, after, self.learning_rate)
 
     def get_state(self) -> dict:
         """What a resumed run needs to know, as plain values."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-__all__ = ["scale_learning_rate", "schedule_of"]
+__all__ = ["raw_iterations", "scale_learning_rate", "schedule_of", "time_schedule_by"]
 
 
 def schedule_of(
@@ -36,9 +36,10 @@ def scale_learning_rate(
         factor: read in each step.
 
     Returns:
-        A function that takes the factor away; functions traced before go on reading it.
+        A function that takes the factor away; functions traced before go on reading it. Another
+        factor takes the place of one that an interrupted `fit` has left.
     """
-    own = optimizer._backend_update_step
+    own = type(optimizer)._backend_update_step.__get__(optimizer)
 
     def scaled(gradients, variables, learning_rate):
         own(gradients, variables, keras.ops.multiply(learning_rate, factor))
@@ -49,3 +50,41 @@ def scale_learning_rate(
         vars(optimizer).pop("_backend_update_step", None)
 
     return remove
+
+
+def time_schedule_by(
+    optimizer: keras.optimizers.Optimizer, position: Callable[[tf.Tensor], tf.Tensor]
+) -> Callable[[], None]:
+    """Let an optimizer's schedule stand where a function of the iterations says.
+
+    Keras asks `_get_current_learning_rate` for each step's rate, and for what
+    `optimizer.learning_rate` shows. The schedule itself stays the user's: configurations and saved
+    files have it as it was given.
+
+    Args:
+        optimizer: one that updates variables itself, not a wrapper.
+        position: from the number of iterations to the argument of the schedule.
+
+    Returns:
+        A function that lets the schedule go by iterations again; functions traced before go on.
+    """
+    own = type(optimizer)._get_current_learning_rate.__get__(optimizer)
+
+    def current_learning_rate():
+        schedule = schedule_of(optimizer)
+        return own() if schedule is None else schedule(position(optimizer._iterations))
+
+    vars(optimizer)["_get_current_learning_rate"] = current_learning_rate
+
+    def remove() -> None:
+        vars(optimizer).pop("_get_current_learning_rate", None)
+
+    return remove
+
+
+def raw_iterations(optimizer: keras.optimizers.Optimizer) -> int:
+    """How many steps an optimizer has counted, those that only accumulate gradients included.
+
+    The public `iterations` counts updates; schedules are asked with this count.
+    """
+    return int(optimizer._iterations.numpy())

@@ -47,22 +47,29 @@ def slot_bytes(optimizer: keras.optimizers.Optimizer | None, variables: list) ->
         slots = {id(s.variable): s for node in optimizer_tree(optimizer) for s in find_slots(node)}
         return [variable_size(slot.variable).fixed for slot in slots.values()]
     ranks = sorted({len(variable.shape) for variable in variables})
-    patterns = _slots_by_rank(optimizer, ranks)
-    return [size(variable) for variable in variables for size in patterns[len(variable.shape)]]
+    patterns, shared = _slots_by_rank(optimizer, ranks)
+    own = [size(variable) for variable in variables for size in patterns[len(variable.shape)]]
+    return own + shared
 
 
-def _slots_by_rank(optimizer, ranks: list[int]) -> dict[int, list[Callable]]:
-    """For variables of each rank, the bytes of each slot as a function of the variable."""
+def _slots_by_rank(optimizer, ranks: list[int]) -> tuple[dict[int, list[Callable]], list[int]]:
+    """For variables of each rank, the bytes of each slot as a function of the variable.
+
+    And the bytes of what belongs to no variable.
+    """
     models = {rank: keras.Variable(keras.ops.zeros(_AXES[:rank])) for rank in ranks}
     copy = type(optimizer).from_config(optimizer.get_config())
     copy.build(list(models.values()))
     found: dict[int, list[Callable]] = {rank: [] for rank in ranks}
+    shared: list[int] = []
     ranks_of = {id(model): rank for rank, model in models.items()}
     for node in optimizer_tree(copy):
         for slot in find_slots(node):
-            if slot.of is not None:
+            if slot.of is None:
+                shared.append(variable_size(slot.variable).fixed)
+            else:
                 found[ranks_of[id(slot.of)]].append(_bytes_like(slot.variable))
-    return found
+    return found, shared
 
 
 def _bytes_like(slot) -> Callable:

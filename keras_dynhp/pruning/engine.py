@@ -55,8 +55,7 @@ class Engine:
     At the beginning of an interval the neurons that will be next to go are put on trial: over the
     interval they fade out of the network, and go on learning (soft pruning). At its end those that
     are still worth least are removed (hard pruning); the others come back as they were. What is
-    removed has faded, so the rebuilt network computes what the validated one did. The learning
-    rates of variables that have become smaller grow.
+    removed has faded, so the rebuilt network computes what the validated one did.
 
     Args:
         model: the user's compiled model.
@@ -139,6 +138,7 @@ class Engine:
         """Stop: end a trial that is going on, leave nothing of ours in the training step."""
         self._acquit()
         self._disarm()
+        renew_train_step(self.model)
 
     def mask_next(self, fraction: float) -> None:
         """Put on trial what would have to go to be at `fraction`; earlier trials are over."""
@@ -185,7 +185,7 @@ class Engine:
             origin, numbers = self.origins[name]
             self.removed[origin] = np.sort(np.append(self.removed[origin], numbers[~mask]))
         plan = plan_rebuild(self.groups, self.groups.survivors(keep))
-        originals = self._trial.originals if self._trial else []
+        originals = self._trial.originals() if self._trial else []
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
         self._acquitted = [
@@ -203,15 +203,13 @@ class Engine:
     def _acquit(self) -> None:
         """Give the neurons that came through their trial the weights they had before it."""
         if self._trial is not None:
-            self._acquitted, self._trial = self._trial.originals, None
+            self._acquitted, self._trial = self._trial.originals(), None
         restore(self._acquitted)
         self._acquitted = []
 
     def _updates(self) -> int:
         """How often the optimizer has updated the weights."""
-        optimizer = self.model.optimizer
-        every = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return int(optimizer.iterations.numpy()) // every
+        return int(self.model.optimizer.iterations.numpy())
 
     # ---- states ---------------------------------------------------------------------------------
 
@@ -222,7 +220,7 @@ class Engine:
         have the numbers of the full network's.
         """
         masks = self._trial.masks if self._trial else {}
-        originals = self._trial.originals if self._trial else self._acquitted
+        originals = self._trial.originals() if self._trial else self._acquitted
         position = {id(v): number for number, v in enumerate(state_variables(self.model))}
         return {
             "full": dict(self._full_sizes),

@@ -66,9 +66,13 @@ class Fading:
                 _, before = dead.get(id(place.variable), (None, False))
                 where = np.broadcast_to(goes, place.variable.shape) | before
                 dead[id(place.variable)] = (place.variable, where)
-        self.originals: Originals = originals or [
+        self._originals: Originals = originals or [
             (variable, np.asarray(variable), where) for variable, where in dead.values()
         ]
+
+    def originals(self) -> Originals:
+        """What comes back if the trial ends now."""
+        return self._originals
 
     @property
     def masked(self) -> int:

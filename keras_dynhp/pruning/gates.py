@@ -47,12 +47,13 @@ class GateMeter:
         self._steps = tf.Variable(float(steps), trainable=False, name="dynhp_gate_steps")
         self._seen: dict[str, set[str]] = {}
 
-    def read(self, key: str, gradient, variable) -> None:
-        """Inside the graph: add one variable's part."""
+    def read(self, key: str, gradient, variable, weights=None) -> None:
+        """Inside the graph: add one variable's part; `weights`: if not what it holds."""
         self._begin_step(key, variable)
         if key not in self._places:
             return
-        product = tf.cast(variable * tf.convert_to_tensor(gradient), tf.float32)
+        weights = tf.convert_to_tensor(variable) if weights is None else weights
+        product = tf.cast(weights * tf.convert_to_tensor(gradient), tf.float32)
         for axis, flat in self._places[key]:
             others = [a for a in range(len(variable.shape)) if a != axis]
             along = tf.reduce_sum(product, others) if others else product

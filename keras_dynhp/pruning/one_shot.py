@@ -82,7 +82,7 @@ def _gates(model: keras.Model, groups: ChannelGroups, data) -> dict:
         for variable, gradient in zip(variables, tape.gradient(loss, variables)):
             if gradient is not None:
                 weights = variable.value
-                meter.read(variable_key(names, weights), gradient, weights)
+                meter.read(variable_key(names, weights), gradient, weights, weights)
 
     batches = 0
     for batch in data:

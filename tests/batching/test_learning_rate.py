@@ -6,10 +6,10 @@ import pytest
 
 from keras_dynhp.batching.data import FitData
 from keras_dynhp.batching.learning_rate import (
+    BatchRates,
     RateFactor,
     SampleClock,
     scaled_learning_rate,
-    use_sample_clock,
 )
 from keras_dynhp.keras_state.optimizer import hook_update_step
 
@@ -143,60 +143,80 @@ def test_factor_is_seen_through_by_wrappers():
 # --- the clock -----------------------------------------------------------------------------------
 
 
+def timed(schedule, kind=keras.optimizers.SGD):
+    """An optimizer with a clock, and a function that tells its rate after so many iterations."""
+    optimizer = kind(schedule)
+    clock = SampleClock(optimizer)
+
+    def rate_at(step):
+        optimizer.iterations.assign(step)
+        return float(optimizer.learning_rate)
+
+    return clock, rate_at
+
+
 def test_clock_follows_the_schedule_at_a_pace_of_one():
     schedule = schedules.CosineDecay(0.1, 50)
-    clock = SampleClock(schedule)
-    assert [float(clock(step)) for step in range(50)] == [
-        float(schedule(step)) for step in range(50)
-    ]
+    _, rate_at = timed(schedule)
+    assert [rate_at(step) for step in range(50)] == [float(schedule(step)) for step in range(50)]
 
 
 def test_clock_changes_its_pace_without_a_jump():
-    schedule = schedules.PolynomialDecay(1.0, 100, 0.0)  # falls by 0.01 a step
-    clock = SampleClock(schedule)
-    clock.set_pace(2.0, iterations=10)
-    clock.set_pace(0.5, iterations=20)
-    values = [float(clock(step)) for step in (0, 10, 20, 40)]
-    assert clock.position(40) == 10 + 2 * 10 + 0.5 * 20
-    assert values[2:] == pytest.approx([0.7, 0.6])
-    assert clock.pace == 0.5
+    clock, rate_at = timed(schedules.PolynomialDecay(1.0, 100, 0.0))  # falls by 0.01 a step
+    values = [rate_at(0), rate_at(10)]
+    clock.set_pace(2.0)
+    values.append(rate_at(20))
+    clock.set_pace(0.5)
+    values.append(rate_at(40))
+    assert clock.position == 10 + 2 * 10 + 0.5 * 20
+    assert values == pytest.approx([1.0, 0.9, 0.7, 0.6])
 
 
 def test_clock_counts_long_trainings():
-    clock = SampleClock(schedules.PolynomialDecay(1.0, 100, 0.0))
-    clock.set_pace(0.0, iterations=2**40)
-    clock.set_pace(1.0, iterations=2**40)
-    assert clock.position(2**40 + 3) - clock.position(2**40) == 3
+    clock, rate_at = timed(schedules.PolynomialDecay(1.0, 100, 0.0))
+    rate_at(2**40)
+    clock.set_pace(1.0)
+    before = clock.position
+    rate_at(2**40 + 3)
+    assert clock.position - before == 3
 
 
-def test_clock_is_saved_and_loaded():
-    clock = SampleClock(schedules.ExponentialDecay(0.1, 10, 0.5))
-    clock.set_pace(2.0, iterations=10)
-    optimizer = keras.optimizers.Adam(clock)
-    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    [restored], give_back = use_sample_clock(again)
-    assert restored.schedule.get_config() == clock.get_config()
-    give_back()
-    for step in (0, 10, 17):
-        assert float(again._learning_rate(step)) == float(clock(step))
+def test_saved_optimizers_know_nothing_of_the_clock():
+    schedule = schedules.ExponentialDecay(0.1, 10, 0.5)
+    optimizer = keras.optimizers.Adam(schedule)
+    before = dict(vars(optimizer))
+    clock = SampleClock(optimizer)
+    clock.set_pace(2.0)
+    config = optimizer.get_config()["learning_rate"]
+    assert config["class_name"] == "ExponentialDecay" and config["module"].startswith("keras.")
+    clock.remove()
+    assert vars(optimizer) == before
 
 
+def test_clock_goes_on_from_its_state():
+    clock, rate_at = timed(schedules.PolynomialDecay(1.0, 100, 0.0))
+    rate_at(10)
+    clock.set_pace(3.0)
+    other, rate_of_other = timed(schedules.PolynomialDecay(1.0, 100, 0.0))
+    other.set_state(clock.get_state())
+    assert rate_of_other(14) == rate_at(14) == pytest.approx(1 - 0.22)
+
+
+@pytest.mark.parametrize("scaling", ["none", "linear"])
 @pytest.mark.parametrize("how", [{}, {"run_eagerly": True}, {"jit_compile": True}])
-def test_schedule_ends_with_the_training_though_the_batch_grows(how):
+def test_schedule_ends_with_the_training_though_the_batch_grows(how, scaling):
     """By hand: each step's rate, with the batch going from 4 to 8 to 20 samples."""
     sizes = [4, 8, 20, 4]
 
     class Grow(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             self.data = FitData.attach(self.model)
-            [self.clock], self.give_back = use_sample_clock(self.model.optimizer)
-            self.own = self.data.batch_size
+            self.rates = BatchRates(self.model.optimizer, scaling, self.data.batch_size)
             self.moves, self.last = [], 0.0
 
         def on_epoch_begin(self, epoch, logs=None):
             self.data.set_batch_size(sizes[epoch])
-            iterations = int(self.model.optimizer.iterations.numpy())
-            self.clock.set_pace(self.data.pace, iterations)
+            self.rates.follow(self.data)
 
         def on_epoch_end(self, epoch, logs=None):
             now = float(self.model.get_layer("slide").moved.numpy())
@@ -204,31 +224,33 @@ def test_schedule_ends_with_the_training_though_the_batch_grows(how):
             self.last = now
 
         def on_train_end(self, logs=None):
+            self.rates.remove()
             self.data.detach()
-            self.give_back()
 
     schedule = schedules.PolynomialDecay(1.0, 40, 0.0)  # four epochs of ten steps
     model, grow = make_model(schedule, **how), Grow()
     model.fit(X, Y, batch_size=4, epochs=4, verbose=0, callbacks=[grow])
     starts = [10 * epoch + np.arange(0, 10, size / 4) for epoch, size in enumerate(sizes)]
-    assert grow.moves == pytest.approx([(1 - at / 40).sum() for at in starts], rel=1e-4)
+    times = np.array(sizes) / 4 if scaling == "linear" else np.ones(4)
+    expected = times * [(1 - at / 40).sum() for at in starts]
+    assert grow.moves == pytest.approx(list(expected), rel=1e-4)
     assert int(model.optimizer.iterations.numpy()) == 10 + 5 + 2 + 10
-    assert model.optimizer.get_config()["learning_rate"]["class_name"] == "PolynomialDecay"
+    assert float(model.optimizer.learning_rate) == pytest.approx(float(schedule(27)))
 
 
-def test_rates_that_count_no_steps_need_no_clock():
-    for rate in (0.1, lambda: 0.1):
-        clocks, give_back = use_sample_clock(keras.optimizers.SGD(rate))
-        assert clocks == []
-        give_back()
+@pytest.mark.parametrize("rate", [0.1, lambda: 0.1])
+def test_rates_that_count_no_steps_need_no_clock(rate):
+    clock, rate_at = timed(rate)
+    clock.set_pace(7.0)
+    assert rate_at(5) == pytest.approx(0.1)
 
 
 def test_clock_of_a_wrapped_optimizer():
     schedule = schedules.CosineDecay(0.1, 10)
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(schedule))
-    [clock], give_back = use_sample_clock(optimizer)
-    assert clock.schedule is schedule
-    clock.set_pace(10.0, 0)
-    assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.1)
-    give_back()
-    assert optimizer.inner_optimizer._learning_rate is schedule
+    clock = SampleClock(optimizer)
+    clock.set_pace(10.0)
+    optimizer.inner_optimizer.iterations.assign(1)
+    assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.0)
+    clock.remove()
+    assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(float(schedule(1)))

@@ -104,11 +104,6 @@ def test_proposals_must_be_finite(wanted):
         Bad()(CONTEXT)
 
 
-@pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
-def test_learning_rate_factor(scaling, factor):
-    assert CABS(learning_rate=scaling).learning_rate_factor(16, 64) == factor
-
-
 @pytest.mark.parametrize("options", [{"learning_rate": "cubic"}, {"smoothing": 1.0}])
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match=next(iter(options))):

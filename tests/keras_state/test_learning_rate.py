@@ -4,7 +4,12 @@ import keras
 import pytest
 import tensorflow as tf
 
-from keras_dynhp.keras_state.learning_rate import scale_learning_rate, schedule_of
+from keras_dynhp.keras_state.learning_rate import (
+    raw_iterations,
+    scale_learning_rate,
+    schedule_of,
+    time_schedule_by,
+)
 
 
 def test_schedule_is_the_one_that_was_given():
@@ -57,3 +62,26 @@ def test_factor_leaves_the_optimizer_as_it_was():
     before = dict(vars(optimizer))
     scale_learning_rate(optimizer, tf.Variable(2.0))()
     assert vars(optimizer) == before
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_asks_for_its_rate_where_the_clock_stands(kind):
+    """As with a schedule that runs twice as fast."""
+    schedules = keras.optimizers.schedules
+
+    def two_steps(decay_steps, position):
+        variable = keras.Variable([[1.0, 2.0], [3.0, -4.0]])
+        optimizer = kind(learning_rate=schedules.ExponentialDecay(0.01, decay_steps, 0.1))
+        remove = time_schedule_by(optimizer, position)
+        for _ in range(2):
+            optimizer.apply([keras.ops.array([[0.5, -0.25], [1.0, 0.75]])], [variable])
+        assert raw_iterations(optimizer) == 2
+        remove()
+        assert "_get_current_learning_rate" not in vars(optimizer)
+        return variable.numpy()
+
+    same = two_steps(10, lambda iterations: iterations)
+    twice = two_steps(20, lambda iterations: 2 * iterations)
+    other = two_steps(20, lambda iterations: iterations)
+    assert twice == pytest.approx(same, rel=1e-6)
+    assert other != pytest.approx(same, rel=1e-6)

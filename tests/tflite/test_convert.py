@@ -22,11 +22,18 @@ COMMON = ROOT / "tflite" / "firmware" / "common"
 def command():
     spec = importlib.util.spec_from_file_location("tflite_convert", ROOT / "tflite" / "convert.py")
     module = importlib.util.module_from_spec(spec)
+    # It is a program of its own; another's flags of the same names step aside for it.
+    names = ("quantize", "data", "out", "labels", "npu")
+    others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+    for name in others:
+        delattr(flags.FLAGS, name)
     spec.loader.exec_module(module)
     flags.FLAGS(["convert.py", "--out=unused"])
     yield module
-    for name in ("quantize", "data", "out", "labels", "npu"):
+    for name in names:
         delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
 
 
 @pytest.fixture(scope="module")

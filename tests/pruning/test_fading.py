@@ -1,0 +1,75 @@
+"""Neurons on trial fade, resist, and come back."""
+
+import keras
+import numpy as np
+
+import keras_dynhp as dynhp
+from keras_dynhp.keras_state.optimizer import variable_key
+from keras_dynhp.pruning.fading import LEFT, Fading, restore
+
+layers = keras.layers
+
+
+def model_and_groups():
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(4, name="a"),
+            layers.Dense(3, name="b"),
+            layers.Dense(2, name="out"),
+        ]
+    )
+    model.compile("sgd", "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model, dynhp.find_groups(model)
+
+
+MASKS = {"a": np.array([True, False, True, True]), "b": np.array([False, True, True])}
+
+
+def test_only_what_reads_a_neuron_on_trial_fades():
+    model, groups = model_and_groups()
+    before = [np.array(v) for v in model.variables]
+    fading = Fading(groups, MASKS, model.optimizer, steps=10)
+    assert fading.masked == 2
+    for _ in range(10):
+        for variable in model.trainable_variables:
+            fading.after_update(variable_key(model.optimizer, variable), variable)
+    after = [np.array(v) for v in model.variables]
+    wanted = [b.copy() for b in before]
+    wanted[2][1] *= LEFT  # the kernel of "b" reads "a"
+    wanted[4][0] *= LEFT
+    for found, want in zip(after, wanted):
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+    restore(fading.originals())
+    for variable, value in zip(model.variables, before):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_what_else_was_learned_is_not_undone():
+    model, groups = model_and_groups()
+    fading = Fading(groups, MASKS, model.optimizer, steps=1)
+    kernel = model.get_layer("b").kernel
+    before = np.array(kernel)
+    kernel.assign(kernel + 1.0)
+    restore(fading.originals())
+    wanted = before + 1.0
+    wanted[1] = before[1]
+    np.testing.assert_allclose(kernel, wanted, rtol=1e-6)
+
+
+def test_a_wide_trial_is_as_good_as_a_mask():
+    """After the whole interval the model computes nearly what the masked one does."""
+    model, groups = model_and_groups()
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+    masked = dynhp.add_masks(model)
+    for layer in masked.layers:
+        if isinstance(layer, dynhp.NeuronMask):
+            layer.mask.assign(MASKS["a" if layer.mask.shape == (4,) else "b"].astype("float32"))
+    gap_before = np.abs(model.predict(x, verbose=0) - masked.predict(x, verbose=0)).max()
+    fading = Fading(groups, MASKS, model.optimizer, steps=7)
+    for _ in range(7):
+        for variable in model.trainable_variables:
+            fading.after_update(variable_key(model.optimizer, variable), variable)
+    gap = np.abs(model.predict(x, verbose=0) - masked.predict(x, verbose=0)).max()
+    assert gap < 0.02 * gap_before
