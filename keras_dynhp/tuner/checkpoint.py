@@ -13,6 +13,7 @@ from keras_dynhp.rebuild.in_place import rebuild_in_place
 from keras_dynhp.rebuild.plan import plan_rebuild
 from keras_dynhp.saving.files import read_tree, replace_file, write_tree
 from keras_dynhp.saving.networks import state_variables
+from keras_dynhp.tuner.rates import FullNetwork
 
 ENDING = ".pruned.npz"
 
@@ -90,12 +91,12 @@ class LoadsPruned:
         model: the full network, as the user's function built it.
 
     Attributes:
-        full_parameters: of the network as it was built.
+        full: the network as it was built.
         stages: what has been removed of it by what was loaded.
     """
 
     def __init__(self, model: keras.Model):
-        self.full_parameters = model.count_params()
+        self.full = FullNetwork.of(model)
         self.stages: list[Stage] = []
         self._model = model
         model.load_weights = self

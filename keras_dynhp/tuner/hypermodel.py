@@ -12,6 +12,7 @@ from keras_dynhp.costs.target import Target
 from keras_dynhp.errors import BudgetError
 from keras_dynhp.tuner import scoring
 from keras_dynhp.tuner.checkpoint import Checkpoint, LoadsPruned, Stage
+from keras_dynhp.tuner.rates import FullNetwork
 from keras_dynhp.tuner.space import Space, callback_arguments
 from keras_dynhp.tuner.warm_up import WarmUp, project_of, warm_up_folder
 
@@ -30,10 +31,13 @@ class PruningHyperModel(keras_tuner.HyperModel):
         build_model: a function of `hp` that returns a compiled model, or a `HyperModel`, whose own
             `fit` is then called; it must hand `callbacks` on to `model.fit`.
         search: what to search: names among `"compression"` (or one of `"params"`, `"macs"`,
-            `"flash"`, `"ram"` in its place), `"criterion"`, `"schedule"`, `"start"`, `"end"`,
-            `"batch_size"`, `"prune_inputs"`, `"round_to"`; or a dict from such names to a list to
-            choose from, a range `(low, high)`, or one value for all trials.
-        target_range: `(low, high)` of the limit that is searched.
+            `"flash"`, `"ram"`, `"rates"` in its place), `"criterion"`, `"schedule"`, `"start"`,
+            `"end"`, `"batch_size"`, `"prune_inputs"`, `"round_to"`; or a dict from such names to
+            a list to choose from, a range `(low, high)`, or one value for all trials. `"rates"`
+            searches the share that goes of each channel group by itself; a dict from names of
+            groups to their values leaves the other groups whole.
+        target_range: `(low, high)` of the limit that is searched: 2 to 20 times fewer parameters,
+            or rates of 0 to 0.9, if None.
         budget: the training memory of each trial, as `DynHP` takes it.
         limits: a `Target` that every trial has to meet besides, such as
             `Target(flash="64KB", ram="16KB")`.
@@ -69,7 +73,7 @@ class PruningHyperModel(keras_tuner.HyperModel):
         self,
         build_model: Callable | keras_tuner.HyperModel,
         search: Iterable[str] | Mapping = ("compression",),
-        target_range: tuple = (2, 20),
+        target_range: tuple | None = None,
         budget: int | str | None = None,
         limits: Target | None = None,
         measure: Iterable[str] = (),
@@ -102,9 +106,8 @@ class PruningHyperModel(keras_tuner.HyperModel):
     def build(self, hp) -> keras.Model:
         """The full network, with what is searched made known to `hp`."""
         model = self._build_model(hp)
-        self._space.settings(hp)
-        if isinstance(model, keras.Model) and model.built:
-            LoadsPruned(model)
+        if isinstance(model, keras.Model):
+            self._space.settings(hp, LoadsPruned(model).full)
         return model
 
     def fit(self, hp, model: keras.Model, *args, **kwargs) -> dict:
@@ -117,7 +120,7 @@ class PruningHyperModel(keras_tuner.HyperModel):
         loader.leave()
         callbacks = list(kwargs.pop("callbacks", None) or [])
         checkpoint = Checkpoint(callbacks)
-        pruner = self.callback(hp, loader.full_parameters)
+        pruner = self.callback(hp, loader.full)
         kwargs["callbacks"] = [pruner, *callbacks]
         try:
             if self._user is not None:
@@ -131,23 +134,24 @@ class PruningHyperModel(keras_tuner.HyperModel):
         checkpoint.save_if_best(model, [*loader.stages, _stage(pruner)], metrics)
         return metrics
 
-    def callback(self, hp, full_parameters: int) -> DynHP:
+    def callback(self, hp, full: FullNetwork) -> DynHP:
         """The pruning callback of a trial.
 
         Args:
             hp: its hyperparameters.
-            full_parameters: of the network before any pruning.
+            full: the network before any pruning.
         """
-        settings = self._space.settings(hp)
+        settings = self._space.settings(hp, full)
         limits = self._limits.get_config() if self._limits else {}
         limits = {name: value for name, value in limits.items() if value is not None}
         if "compression" in limits:
             limits["params"] = min(
-                int(full_parameters / limits.pop("compression")), limits.get("params", 2**62)
+                int(full.parameters / limits.pop("compression")), limits.get("params", 2**62)
             )
-        for name, value in self._space.limits(settings, full_parameters).items():
+        for name, value in self._space.limits(settings, full).items():
             limits[name] = min(value, limits.get(name, value))
-        return DynHP(budget=self._budget, target=Target(**limits), **callback_arguments(settings))
+        arguments = callback_arguments(settings, full)
+        return DynHP(budget=self._budget, target=Target(**limits), **arguments)
 
     def _branched(self, hp, model, pruner, checkpoint, args, kwargs) -> dict:
         """The arguments of `fit`, such that it begins after the epochs another trial has done."""

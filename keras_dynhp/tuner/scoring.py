@@ -77,14 +77,19 @@ def scored(metrics: dict, objective, missed: float) -> dict:
     network's that meets it, and what was measured stays under `measured_<name>`.
     """
     metrics = {**metrics, "missed": missed}
-    if missed > 0 and objective is not None:
-        for part in getattr(objective, "objectives", [objective]):
-            if part.name not in metrics:
-                continue
-            value = metrics[part.name]
-            penalty = PENALTY * (1.0 + missed) * max(1.0, abs(value))
-            metrics[MEASURED + part.name] = value
-            metrics[part.name] = value - penalty if part.direction == "max" else value + penalty
+    if objective is None:
+        return metrics
+    parts = getattr(objective, "objectives", [objective])
+    for part in parts if missed > 0 else ():
+        if part.name not in metrics:
+            continue
+        value = metrics[part.name]
+        penalty = PENALTY * (1.0 + missed) * max(1.0, abs(value))
+        metrics[MEASURED + part.name] = value
+        metrics[part.name] = value - penalty if part.direction == "max" else value + penalty
+    # Of several objectives, Keras Tuner looks for their sum among the metrics as well.
+    if len(parts) > 1 and objective.has_value(metrics):
+        metrics[objective.name] = float(objective.get_value(metrics))
     return metrics
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_dynhp.callbacks.dynhp import DynHP
 from keras_dynhp.saving.files import read_tree, write_tree
 from keras_dynhp.schedules.schedule import fraction
+from keras_dynhp.tuner.rates import GroupRates
 
 FOLDER = "warm_up"
 # What of `DynHP` changes nothing as long as nothing is pruned.
@@ -72,6 +73,9 @@ def warm_up_folder(project: str, model: keras.Model, pruner: DynHP, hp, fit) -> 
     """
     args, kwargs = fit
     config = pruner.get_config()
+    if isinstance(pruner.criterion, GroupRates):  # the widths matter later
+        criterion = pruner.criterion.criterion
+        config["criterion"] = keras.saving.serialize_keras_object(criterion)
     facts = {
         "network": keras.saving.serialize_keras_object(model),
         "pruning": {name: value for name, value in config.items() if name not in _LATER},

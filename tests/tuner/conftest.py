@@ -11,8 +11,8 @@ def build_model(hp=None):
     model = keras.Sequential(
         [
             keras.Input((8,)),
-            keras.layers.Dense(32, "relu"),
-            keras.layers.Dense(16, "relu"),
+            keras.layers.Dense(32, "relu", name="first"),
+            keras.layers.Dense(16, "relu", name="second"),
             keras.layers.Dense(2),
         ]
     )

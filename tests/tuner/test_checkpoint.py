@@ -39,7 +39,7 @@ def test_round_trip_through_several_stages(tmp_path):
     x = random.normal(size=(4, 6, 6, 2)).astype("float32")
     np.testing.assert_allclose(second.predict(x, verbose=0), first.predict(x, verbose=0), rtol=1e-5)
     assert second.count_params() == first.count_params() < residual().count_params()
-    assert loader.full_parameters == residual().count_params()
+    assert loader.full.parameters == residual().count_params()
     assert len(loader.stages) == 2
     second.load_weights(path)  # a second time changes nothing
     np.testing.assert_allclose(second.predict(x, verbose=0), first.predict(x, verbose=0), rtol=1e-5)

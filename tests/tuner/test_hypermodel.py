@@ -1,3 +1,5 @@
+import pathlib
+
 import keras
 import keras_tuner
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 import keras_dynhp as dynhp
 from keras_dynhp.tuner import PruningHyperModel
+from keras_dynhp.tuner.rates import FullNetwork
 from keras_dynhp.tuner.scoring import MEASURED
 
 from .conftest import FULL, build_model
@@ -71,7 +74,7 @@ def test_what_does_not_fit_the_budget_is_a_failed_trial(grid, data):
         model.compile("adam", "mse")
         return model
 
-    tuner = grid(PruningHyperModel(build, {"compression": [2]}, budget="2MB"))
+    tuner = grid(PruningHyperModel(build, {"compression": [2]}, budget="2.5MB"))
     tuner.search(**data, epochs=2, verbose=0)
     found = {t.hyperparameters.get("units"): t for t in tuner.oracle.trials.values()}
     assert found[16].status == "COMPLETED"
@@ -132,6 +135,9 @@ def test_executions_keep_the_best_finished_network(grid, data):
         ({"search": ["params", "macs"]}, ValueError),
         ({"target_range": (5, 2)}, ValueError),
         ({"target_range": (0.5, 2)}, ValueError),
+        ({"search": ["flash"]}, ValueError),
+        ({"search": ["rates"], "target_range": (0.5, 1.0)}, ValueError),
+        ({"search": ["rates", "prune_inputs"]}, ValueError),
         ({"search": {"start": (0.1, 0.6), "end": (0.5, 0.9)}}, ValueError),
         ({"limits": 10}, TypeError),
         ({"measure": ["watts"]}, ValueError),
@@ -156,7 +162,7 @@ def test_settings_become_arguments_of_the_callback():
         limits=dynhp.Target(compression=2, flash="10KB"),
     )
     hp = keras_tuner.HyperParameters()
-    hypermodel.build(hp)
+    model = hypermodel.build(hp)
     assert {h.name: h.default for h in hp.space} == {
         "dynhp/flash": 8192,
         "dynhp/criterion": "magnitude",
@@ -164,8 +170,53 @@ def test_settings_become_arguments_of_the_callback():
         "dynhp/end": 0.6,
     }
     hp.values["dynhp/flash"] = 65536
-    pruner = hypermodel.callback(hp, full_parameters=1001)
-    assert pruner.target == dynhp.Target(params=500, flash=10240)
+    pruner = hypermodel.callback(hp, FullNetwork.of(model))
+    assert pruner.target == dynhp.Target(params=FULL // 2, flash=10240)
     assert (pruner.schedule.start, pruner.schedule.end, pruner.round_to) == (0.1, 0.6, 4)
     assert type(pruner.schedule).__name__ == "Linear"
     assert type(pruner.criterion).__name__ == "Magnitude"
+
+
+def test_a_rate_for_each_group(grid, data):
+    """Searched as they are, each group ends with the width that its own rate says."""
+    hypermodel = PruningHyperModel(
+        build_model, {"rates": {"first": [0.25, 0.875], "second": [0.5]}, "start": 0.3}
+    )
+    tuner = grid(hypermodel)
+    tuner.search(**data, epochs=6, verbose=0)
+    widths = {}
+    for trial in tuner.oracle.trials.values():
+        model = tuner.load_model(trial)
+        assert trial.metrics.get_last_value("missed") == 0
+        widths[trial.hyperparameters.get("dynhp/rate_1")] = [layer.units for layer in model.layers]
+        assert trial.hyperparameters.get("dynhp/rate_2") == 0.5
+    assert widths == {0.25: [24, 8, 2], 0.875: [4, 8, 2]}
+    (warm_up,) = (tmp for tmp in (tuner_project(tuner) / "warm_up").iterdir())  # is shared
+    assert {path.name for path in warm_up.iterdir()} == {"after_1.npz"}
+    with pytest.raises(ValueError, match="groups of the network are first, second"):
+        PruningHyperModel(build_model, {"rates": {"third": [0.5]}}).build(
+            keras_tuner.HyperParameters()
+        )
+
+
+def tuner_project(tuner):
+    return pathlib.Path(tuner.project_dir)
+
+
+def test_several_objectives_at_once(tmp_path, data):
+    """What Keras Tuner adds up into one: here, half the parameters are worth as much as a loss."""
+    tuner = keras_tuner.RandomSearch(
+        PruningHyperModel(build_model, {"compression": [2, 8]}),
+        objective=[
+            keras_tuner.Objective("val_loss", "min"),
+            keras_tuner.Objective("params", "min"),
+        ],
+        max_trials=2,
+        directory=tmp_path,
+    )
+    tuner.search(**data, epochs=3, verbose=0)
+    best = tuner.oracle.get_best_trials(1)[0]
+    assert best.hyperparameters.get("dynhp/compression") == 8
+    values = [best.metrics.get_last_value(name) for name in ("val_loss", "params")]
+    assert best.score == pytest.approx(sum(values))
+    assert tuner.get_best_models()[0].count_params() == values[1]
