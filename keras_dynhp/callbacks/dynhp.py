@@ -8,8 +8,10 @@ import keras
 
 from keras_dynhp.batching import rules
 from keras_dynhp.batching.data import FitData
+from keras_dynhp.batching.learning_rate import BatchRates
 from keras_dynhp.batching.rules import BatchContext, BatchRule
 from keras_dynhp.batching.variance import gradient_variance
+from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
@@ -45,6 +47,11 @@ class DynHP(PruneAndRebuild):
             it; or a `BatchRule`. Whatever the rule, it never exceeds what fits.
         prune_inputs: prune input features too; the network then begins with a gather.
         round_to: keep widths at multiples of this; 4 or 8 is what device kernels like.
+        max_drop: how much of the monitored metric pruning may cost against the best epoch, such
+            as 0.01; what costs more and does not recover within two epochs is undone, and pruning
+            goes on more gently or stops, which the report tells. The network of before the last
+            prune lies on disk meanwhile. None: whatever it takes to reach the target.
+        monitor: the metric that `max_drop` is about, as it stands in the logs.
 
     Attributes:
         report: what went, what stayed, and what could not be followed and why; prints.
@@ -79,8 +86,14 @@ class DynHP(PruneAndRebuild):
         batch_size: str | BatchRule = "dynamic",
         prune_inputs: bool = False,
         round_to: int = 1,
+        max_drop: float | None = None,
+        monitor: str = "val_accuracy",
     ):
         super().__init__(target, criterion, schedule, 1, prune_inputs, round_to)
+        self.max_drop = max_drop
+        self.monitor = monitor
+        if max_drop is not None:
+            self._guard = AccuracyGuard(max_drop, monitor)
         self.budget = None if budget is None else Budget(budget)
         self.batch_size = rules.get(batch_size)
         if self.budget is None and isinstance(self.batch_size, rules.Memory):
@@ -98,10 +111,12 @@ class DynHP(PruneAndRebuild):
         super().on_train_begin(logs)
         self._data = FitData.attach(self.model)
         self._requested = self._data.batch_size
+        optimizer = self.model.optimizer
+        self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
         if self.budget is not None:
             self.report.budget = self.budget.limit
-            self.budget.check(self.model, self.model.optimizer, self._data.num_replicas)
-            self._data.set_batch_size(min(self._requested, self._largest()))
+            self.budget.check(self.model, optimizer, self._data.num_replicas)
+            self._set_batch_size(min(self._requested, self._largest()))
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -124,6 +139,7 @@ class DynHP(PruneAndRebuild):
         self._choose_batch(logs or {})
 
     def on_train_end(self, logs=None):
+        self._rates.remove()
         self._data.detach()
         super().on_train_end(logs)
 
@@ -132,6 +148,7 @@ class DynHP(PruneAndRebuild):
         return {
             **super().get_state(),
             "batch_size": self._data.batch_size,
+            "rates": self._rates.get_state(),
             "rule": self.batch_size.get_state(),
             "budget": None if self.budget is None else self.budget.get_state(),
         }
@@ -139,7 +156,8 @@ class DynHP(PruneAndRebuild):
     def set_state(self, state: dict) -> None:
         """As `PruneAndRebuild`, and the batch size."""
         super().set_state(state)
-        self._data.set_batch_size(state["batch_size"])
+        self._rates.set_state(state["rates"])
+        self._set_batch_size(state["batch_size"])
         self.batch_size.set_state(state["rule"])
         if self.budget is not None and state["budget"] is not None:
             self.budget.set_state(state["budget"])
@@ -167,12 +185,12 @@ class DynHP(PruneAndRebuild):
         )
         replicas = self._data.num_replicas
         after = max(replicas, after // replicas * replicas)
-        if after == before:
-            return
-        self._data.set_batch_size(after)
-        factor = self.batch_size.learning_rate_factor(before, after)
-        if factor != 1.0:
-            optimizer.learning_rate = float(optimizer.learning_rate) * factor
+        if after != before:
+            self._set_batch_size(after)
+
+    def _set_batch_size(self, batch_size: int) -> None:
+        self._data.set_batch_size(batch_size)
+        self._rates.follow(self._data)
 
     def _read_peak(self) -> None:
         """Where the allocator reports: the most bytes of this epoch's training, once."""
@@ -204,6 +222,8 @@ class DynHP(PruneAndRebuild):
             **config,
             "budget": self.budget.limit if self.budget else None,
             "batch_size": keras.saving.serialize_keras_object(self.batch_size),
+            "max_drop": self.max_drop,
+            "monitor": self.monitor,
         }
 
     @classmethod

@@ -9,13 +9,15 @@ import keras
 
 from keras_dynhp import criteria, schedules
 from keras_dynhp.callbacks.checks import check_optimizer, check_strategy
-from keras_dynhp.callbacks.company import FIRST, join, let_begin
+from keras_dynhp.callbacks.company import FIRST, join, let_begin, log_dirs_beside
 from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.graph.groups import check_model
 from keras_dynhp.pruning.engine import Engine
+from keras_dynhp.pruning.proof import DeviceProof
 from keras_dynhp.report.record import Report
+from keras_dynhp.report.tensorboard import Scalars
 
 # Without a target, a quarter of the parameters stays: a size that rarely costs accuracy.
 DEFAULT_TARGET = Target(compression=4)
@@ -47,6 +49,8 @@ class PruneAndRebuild(keras.callbacks.Callback):
     from where the model is; with another model it begins anew.
 
     Raises:
+        TargetError: when `fit` ends, if the real int8 file or arena is above the target's `flash`
+            or `ram`: says by how much. The model stays as training left it.
         TypeError, ValueError: from the constructor for arguments that make no sense, and when
             `fit` begins, before training, for a model, a target, a distribution strategy or
             another callback that can't work.
@@ -95,7 +99,9 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self.report = Report()
         self._engine: Engine | None = None
         self._guard: AccuracyGuard | None = None
+        self._proof = DeviceProof(self.target)
         self._steps = 0  # the optimizer's, when the running epoch began
+        self._scalars: list[Scalars] = []  # for each TensorBoard callback beside this one
 
     @property
     def on_target(self) -> bool:
@@ -112,14 +118,18 @@ class PruneAndRebuild(keras.callbacks.Callback):
         check_model(self.model)
         check_optimizer(self.model)
         check_strategy(self.model)
+        if self._guard is not None:
+            self._guard.begin(self.model)
         if self._engine is None or not self._engine.owns(self.model):
             engine = Engine(
                 self.model, self.target, self.criterion, self.prune_inputs, self.round_to
             )
             self._engine, self.report = engine, Report()
             self.report.begin(engine)
-        if self._guard is not None:
-            self._guard.begin(self.model)
+            if self._guard is not None:
+                self._guard.reset()
+        self._scalars = [Scalars(log_dir) for log_dir in log_dirs_beside(self)]
+        self._proof.begin(self.model)
         self._engine.watch()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -128,7 +138,10 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._steps = int(self.model.optimizer.iterations.numpy())
         # What will have to go when this pruning interval is over is masked while it lasts.
         if epoch % self.every == 0:
-            self._engine.mask_next(self._fraction(epoch + self.every))
+            fraction = self._fraction(epoch + self.every)
+            if self._guard is not None:
+                fraction = self._guard.on_trial(fraction)
+            self._engine.mask_next(fraction)
 
     def on_epoch_end(self, epoch, logs=None):
         self._check_unchanged()
@@ -145,21 +158,24 @@ class PruneAndRebuild(keras.callbacks.Callback):
         if self._guard is not None:
             self._guard.end()
         self.report.end(self._engine)
+        for scalars in self._scalars:
+            scalars.close()
+        self._scalars = []
+        self.report.device = self._proof.end(self.model)
 
     # ---- ours --------------------------------------------------------------------------------
 
     def _fraction(self, epochs_done: int) -> float:
         progress = min(1.0, epochs_done / self.params["epochs"])
-        fraction = schedules.schedule.fraction(
+        return schedules.schedule.fraction(
             self.schedule, progress, int(self.model.optimizer.iterations.numpy())
         )
-        return fraction if self._guard is None else self._guard.limit(fraction)
 
     def _prune(self, fraction: float) -> int:
         if self._guard is not None:
-            self._guard.before_prune(fraction, self._engine)
+            fraction = self._guard.before_prune(fraction, self._engine)
         try:
-            return self._engine.prune(fraction)
+            return self._engine.prune(fraction) + self._proof.correct(self._engine)
         except Exception:
             # Scores that are not finite, a layer that can't be made anew: the model stays usable.
             self._engine.release()
@@ -200,6 +216,8 @@ class PruneAndRebuild(keras.callbacks.Callback):
         if logs is not None:
             logs.update(figures)
         self.report.epoch(epoch, self._engine, logs or figures, removed, self._memory())
+        for scalars in self._scalars:
+            scalars.write(self.report.epochs[-1], self.report.budget)
 
     def _figures(self) -> dict:
         """What else History and later callbacks are told."""
