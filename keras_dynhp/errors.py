@@ -15,3 +15,17 @@ class BudgetError(ValueError):
         super().__init__(message)
         self.needed = needed
         self.given = given
+
+
+class TargetError(ValueError):
+    """A trained network's int8 file or arena is larger than its target allows.
+
+    Attributes:
+        missed: by `"flash"` or `"ram"`, the real bytes and the limit.
+        report: the `DeviceReport` of the network as it is.
+    """
+
+    def __init__(self, message: str, missed: dict[str, tuple[int, int]], report):
+        super().__init__(message)
+        self.missed = missed
+        self.report = report

@@ -161,17 +161,21 @@ def _written_whole(path: str):
 
 
 def _report(path: str, converted, model, samples) -> DeviceReport:
-    """The report; what TensorFlow Lite Micro refuses is traced to its layer."""
     try:
         return build_report(path, converted.content, model, samples, _AGREEMENT_MACS)
     except tflm.MicroRuntimeError as error:
-        if error.node is None or error.node >= len(converted.operators):
-            raise UnsupportedOperatorError(str(error)) from error
-        refused = converted.operators[error.node]
-        raise UnsupportedOperatorError(
-            f"TensorFlow Lite Micro refuses the operator {refused.name} of layer "
-            f"{refused.origin}: {error}"
-        ) from error
+        raise named_refusal(error, converted) from error
+
+
+def named_refusal(error: tflm.MicroRuntimeError, converted: Converted) -> UnsupportedOperatorError:
+    """What TensorFlow Lite Micro refuses, traced to the layer it came from."""
+    if error.node is None or error.node >= len(converted.operators):
+        return UnsupportedOperatorError(str(error))
+    refused = converted.operators[error.node]
+    return UnsupportedOperatorError(
+        f"TensorFlow Lite Micro refuses the operator {refused.name} of layer "
+        f"{refused.origin}: {error}"
+    )
 
 
 def _islands(operators: list) -> list[str]:

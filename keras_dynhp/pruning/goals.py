@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 
@@ -18,8 +20,10 @@ RESOURCES = {
     "ram": device_resources.Ram,
 }
 
-# Bytes on the device are estimated; the goal stays this far under the limit.
+# Bytes on the device are estimated; the goal stays this far under the limit, and this far once
+# the estimate has been corrected by a measurement.
 SAFETY = {"flash": 0.97, "ram": 0.95}
+CORRECTED = 0.995
 
 
 class Goals:
@@ -41,9 +45,8 @@ class Goals:
         self._names = [name for name in RESOURCES if name in wanted]
         sizes = np.array([group.size for group in groups], float)
         self.full = {name: RESOURCES[name](groups).value(sizes) for name in self._names}
-        self.limits = {
-            name: SAFETY.get(name, 1.0) * limit for name, limit in target.limits(self.full).items()
-        }
+        self._asked = target.limits(self.full)
+        self.limits = {name: SAFETY.get(name, 1.0) * limit for name, limit in self._asked.items()}
 
     def at(self, groups: ChannelGroups, fraction: float) -> list[tuple[resources.Resource, float]]:
         """What each resource may be at a fraction of the way, for the network as it is now."""
@@ -54,6 +57,20 @@ class Goals:
             )
             for name in self._names
         ]
+
+    def correct(self, groups: ChannelGroups, measured: Mapping[str, float]) -> None:
+        """Lower the limits of what was estimated too low.
+
+        Args:
+            groups: of the network as it is now.
+            measured: real figures of that network, by the resource's name.
+        """
+        sizes = np.array([group.size for group in groups], float)
+        for name in self._names:
+            if name in measured:
+                estimate = RESOURCES[name](groups).value(sizes)
+                limit = CORRECTED * self._asked[name] * estimate / measured[name]
+                self.limits[name] = min(self.limits[name], limit)
 
     def check(self, model: keras.Model, groups: ChannelGroups, round_to: int = 1) -> None:
         """Raise before anything is changed if the target can't be reached.
