@@ -6,7 +6,7 @@ import keras
 
 from keras_dynhp.keras_state.callback_list import list_that_calls, reorder
 
-__all__ = ["join", "let_begin", "pruner_beside"]
+__all__ = ["join", "let_begin", "log_dirs_beside", "pruner_beside"]
 
 # Keras's own callbacks that hold weights of one shape, what they would do, and ours for them.
 _CLASHES = (
@@ -82,6 +82,15 @@ def pruner_beside(callback: keras.callbacks.Callback):
     if callbacks is None:
         return None
     return next((other for other in callbacks.callbacks if _prunes(other)), None)
+
+
+def log_dirs_beside(callback: keras.callbacks.Callback) -> list[str]:
+    """Where the `TensorBoard` callbacks of the same fit write."""
+    callbacks = list_that_calls(callback)
+    if callbacks is None:
+        return []
+    kind = keras.callbacks.TensorBoard
+    return [other.log_dir for other in callbacks.callbacks if isinstance(other, kind)]
 
 
 def _prunes(callback) -> bool:
