@@ -117,7 +117,7 @@ def test_what_cannot_be_proven_is_refused_before_training(monkeypatch):
         def on_epoch_begin(self, epoch, logs=None):
             pytest.fail("training began")
 
-    target = dynhp.Target(ram="3KB")
+    target = dynhp.Target(flash="30KB", ram="8KB")
     odd = layers.Lambda(lambda t: tf.math.erfinv(t / 100), name="odd_one")
     with pytest.raises(UnsupportedOperatorError, match="Erfinv of layer odd_one"):
         fit(network(odd), target, callbacks=[Epochs()])
