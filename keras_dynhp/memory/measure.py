@@ -8,8 +8,8 @@ import tensorflow as tf
 def is_available() -> bool:
     """Whether the allocator of the training device reports: a GPU's does, a CPU's may.
 
-    On a CPU TensorFlow counts only if the environment variable `TF_CPU_ALLOCATOR_USE_BFC=1` was
-    set before it was imported.
+    On a CPU some builds of TensorFlow count only if the environment variable
+    `TF_CPU_ALLOCATOR_USE_BFC=1` was set before it was imported.
     """
     try:
         tf.config.experimental.get_memory_info(device())

@@ -1,0 +1,31 @@
+"""The estimate against TensorFlow's allocator: one short `fit` in a process of its own each.
+
+benchmarks/memory_estimate.py has more cases, more runs, and the bounds that are promised; the
+ones here leave room for the luck of one short run on a busy machine.
+"""
+
+import concurrent.futures
+
+import pytest
+
+from benchmarks.memory_estimate import measured_apart
+
+CASES = [
+    (("lenet_300_100", 128, "adam", 60), True),
+    (("lenet_5", 32, "adam", 15), False),
+    (("pruned_resnet_8", 32, "momentum", 8), True),
+    (("conv_1d", 32, "sgd", 8), True),
+]
+
+
+@pytest.fixture(scope="module")
+def measurements():
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(lambda case: measured_apart(*case), CASES)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0][0]}-{case[0][2]}")
+def test_the_estimate_is_near_the_measured_peak(case, measurements):
+    found = measurements[case]
+    assert 0.9 < found["estimated"] / found["measured"] < 1.4
+    assert sum(found["parts"].values()) == found["estimated"]
