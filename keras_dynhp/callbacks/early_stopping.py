@@ -17,15 +17,12 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping(keras.callbacks.EarlyStopping):
     """Keras's `EarlyStopping` for a network that is being pruned.
 
-    The arguments are Keras's. Epochs count from when the network is small enough for the target
-    of the pruning callback beside it, so training does not stop before that, and what
-    `restore_best_weights=True` gives back at the end of `fit` is the best network *and small
-    enough*: widths and weights of the epoch that was best by `monitor`. It is kept in a file, not
-    in memory. Without a pruning callback in the same `fit` every network is small enough.
-
-    Args:
-        monitor, min_delta, patience, verbose, mode, baseline, restore_best_weights,
-            start_from_epoch: as for `keras.callbacks.EarlyStopping`.
+    The arguments are those of `keras.callbacks.EarlyStopping`. Epochs count from when the network
+    is small enough for the target of the pruning callback beside it, so training does not stop
+    before that, and what `restore_best_weights=True` gives back at the end of `fit` is the best
+    network *and small enough*: widths and weights of the epoch that was best by `monitor`. It is
+    kept in a file, not in memory. Without a pruning callback in the same `fit` every network is
+    small enough.
 
     Example:
 

@@ -16,13 +16,10 @@ __all__ = ["ModelCheckpoint"]
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
     """Keras's `ModelCheckpoint` for a network that is being pruned.
 
-    The arguments are Keras's but for `save_freq`: it saves at epoch ends, after pruning. With
-    `save_best_only=True` a network over the target of the pruning callback beside it is never
-    kept. Files are replaced in one step, so a crash leaves the old one or the whole new one.
-
-    Args:
-        filepath, monitor, verbose, save_best_only, save_weights_only, mode,
-            initial_value_threshold: as for `keras.callbacks.ModelCheckpoint`.
+    The arguments are those of `keras.callbacks.ModelCheckpoint` but for `save_freq`: it saves at
+    epoch ends, after pruning. With `save_best_only=True` a network over the target of the pruning
+    callback beside it is never kept. Files are replaced in one step, so a crash leaves the old one
+    or the whole new one.
 
     Example:
 
