@@ -30,7 +30,7 @@ from keras_dynhp.export.sources import generate
 FLAGS = flags.FLAGS
 flags.DEFINE_string("flash", "32KB", "The most bytes of the int8 file.")
 flags.DEFINE_string("ram", "16KB", "The most bytes of the tensor arena.")
-flags.DEFINE_integer("epochs", 60, "Epochs of training.", lower_bound=1)
+flags.DEFINE_integer("epochs", 40, "Epochs of training.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seeds weights and the order of the data.")
 flags.DEFINE_string("out", "runs/keywords", "The folder for what comes out.")
 
@@ -64,9 +64,12 @@ def main(argv):
     texts["report.json"] = json.dumps(
         {"before": before.to_dict(), "after": after.to_dict()}, indent=2
     )
+    texts["report.md"] = page(
+        {"before": (full.count_params(), before), "after": (small.count_params(), after)}
+    )
     for name, text in texts.items():
         (out / name).write_text(text)
-    print(f"\nbefore\n{before}\n\nafter\n{after}\n")
+    print(f"\nbefore\n{before}\n\nafter\n{after}\n\n{texts['report.md']}")
     print(f"Wrote model.keras, model.tflite, {', '.join(texts)} to {out}")
 
 
@@ -98,6 +101,24 @@ def measure(model: keras.Model, data: datasets.Data, path: Path):
     dynhp.export_tflite(model, str(path), "int8", data.x_train[chosen])
     test = tf.data.Dataset.from_tensor_slices((data.x_test, data.y_test)).batch(100)
     return device_report(str(path), model, test)
+
+
+def page(networks: dict) -> str:
+    """Before and after, side by side: for each its parameters and its device report."""
+    figures = {
+        "parameters": [f"{params:,}" for params, _ in networks.values()],
+        "int8 file, bytes": [f"{report.flash_bytes:,}" for _, report in networks.values()],
+        "tensor arena, bytes": [f"{report.ram_bytes:,}" for _, report in networks.values()],
+        "multiply-accumulates": [f"{report.macs:,}" for _, report in networks.values()],
+        "test accuracy, float": [f"{report.float_accuracy:.2%}" for _, report in networks.values()],
+        "test accuracy, int8": [f"{report.accuracy:.2%}" for _, report in networks.values()],
+        "TensorFlow Lite Micro and LiteRT": [
+            str(report.agreement) for _, report in networks.values()
+        ],
+    }
+    rows = [["", *networks], ["---"] * (1 + len(networks))]
+    rows += [[name, *values] for name, values in figures.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def feature_constants(mean: float, deviation: float) -> str:
