@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_dynhp.export import litert
 from keras_dynhp.export.convert import Converted, run_converter
 from keras_dynhp.export.data import Samples, read_samples
+from keras_dynhp.export.device import device_report
 from keras_dynhp.export.legacy import in_tf_keras, operations
 from keras_dynhp.export.report import DeviceReport
 from keras_dynhp.export.tflite import check_model, export_tflite, write_and_report
@@ -59,18 +60,27 @@ def export_quantization_aware(
         raise ValueError(f"{model.name!r} has no loss to minimize: compile it first.")
     _refuse_layers(model)
     training_data = _batches(training_data)
-    given = training_data if data is None else data
-    samples = read_samples(model, given, most=500 if data is None else None)
+    seen = read_samples(model, training_data, most=500)
+    samples = seen if data is None else read_samples(model, data, most=None)
+    plain = None
     if margin is not None:
-        report = export_tflite(model, path, "int8", _as_dataset(samples))
-        if report.accuracy is None:
+        export_tflite(model, path, "int8", seen.inputs if len(seen.inputs) > 1 else seen.inputs[0])
+        plain = device_report(path, model, _as_dataset(samples))
+        if plain.accuracy is None:
             raise ValueError("margin needs data with labels (classes): no accuracy can be had.")
-        if report.float_accuracy - report.accuracy <= margin:
-            return report
+        if plain.float_accuracy - plain.accuracy <= margin:
+            return plain
     trained = _fine_tune(model, training_data, epochs, learning_rate)
     converted = _convert(trained, model)
     report = write_and_report(path, lambda: converted, model, samples)
-    return replace(report, notes=[*report.notes, _agreement(converted, trained, samples)])
+    notes = [note for note in report.notes if "export_quantization_aware" not in note]
+    notes.append(_agreement(converted, trained, samples))
+    if plain is not None and report.accuracy < plain.accuracy:
+        notes.append(
+            f"fine-tuning made it worse ({100 * plain.accuracy:.2f}% without it): use a smaller "
+            "learning_rate, or more epochs"
+        )
+    return replace(report, notes=notes)
 
 
 def _need_extra() -> None:
