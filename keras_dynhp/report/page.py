@@ -110,13 +110,14 @@ def _widths(report: Report) -> Iterable[tuple]:
 
 
 def _device(report: Report) -> Iterable[tuple]:
-    for name, value in (report.device or {}).items():
+    device = report.to_dict()["device"] or {}
+    for name, value in device.items():
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             number = "{:,}" if isinstance(value, int) else "{:.4g}"
             yield name.replace("_", " "), value if isinstance(value, str) else number.format(value)
-    for op in (report.device or {}).get("ops", ()):
+    for op in device.get("ops", ()):
         yield f"operator {op['name']}", f"{op['count']}"
-    for note in (report.device or {}).get("notes", ()):
+    for note in device.get("notes", ()):
         yield "note", note
 
 

@@ -6,8 +6,14 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import keras
 
 from keras_dynhp.sizes import format_size
+
+if TYPE_CHECKING:
+    from keras_dynhp.export.report import DeviceReport
 
 
 @dataclass
@@ -23,7 +29,7 @@ class Report:
         barriers: layers through which channels could not be followed, with the reasons.
         notes: what else the user should know.
         budget: the training-memory budget in bytes, None without one.
-        device: the device report as a dict, where one was made.
+        device: what `export_tflite` returned, where you put it here; or that as a dict.
     """
 
     before: dict = field(default_factory=dict)
@@ -33,7 +39,7 @@ class Report:
     barriers: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     budget: int | None = None
-    device: dict | None = None
+    device: DeviceReport | dict | None = None
 
     def begin(self, engine) -> None:
         """Note the full network."""
@@ -52,7 +58,7 @@ class Report:
                 "removed": removed,
                 "memory": memory,
                 "logs": {
-                    "learning_rate": float(rate),
+                    "learning_rate": float(keras.ops.convert_to_numpy(rate)),
                     **{name: float(value) for name, value in logs.items()},
                 },
             }
