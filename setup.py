@@ -23,9 +23,15 @@ EXTRAS = {
     ],
     "qat": ["tensorflow-model-optimization>=0.8", "tf-keras>=2.18"],
     "report": ["plotly>=5.20"],
+    # Flower's interface changes from one minor version to the next.
+    "federated": ["flwr>=1.41,<1.42"],
 }
 EXTRAS["dev"] = sorted(
-    {need for group in ("examples", "tuner", "device", "report") for need in EXTRAS[group]}
+    {
+        need
+        for group in ("examples", "tuner", "device", "report", "federated")
+        for need in EXTRAS[group]
+    }
     | {
         "hypothesis>=6.100",
         "mypy>=1.10",
