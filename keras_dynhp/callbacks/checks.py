@@ -1,11 +1,13 @@
-"""What is checked when `fit` begins, before anything is changed."""
+"""What is checked before training, when nothing has been changed yet."""
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
 
-__all__ = ["check_optimizer", "check_strategy"]
+from keras_dynhp.keras_state.strategy import strategy_of_cluster
+
+__all__ = ["check_cluster", "check_optimizer", "check_strategy"]
 
 
 def check_optimizer(model: keras.Model) -> None:
@@ -23,22 +25,47 @@ def check_optimizer(model: keras.Model) -> None:
         )
 
 
+# Strategies with which Keras 3's own `fit` does not work: what it ends in, and the classes.
+_REFUSED = {
+    "MultiWorkerMirroredStrategy": (
+        'ends in "unsupported type PerReplica" (https://github.com/keras-team/keras/issues/20585)',
+        tf.distribute.MultiWorkerMirroredStrategy,
+        tf.distribute.experimental.MultiWorkerMirroredStrategy,
+    ),
+    "ParameterServerStrategy": (
+        'asks for "ClusterCoordinator.create_per_worker_dataset", which it does not use',
+        tf.distribute.ParameterServerStrategy,
+        tf.distribute.experimental.ParameterServerStrategy,
+    ),
+}
+
+
+def check_cluster() -> None:
+    """Refuse to be made where Keras's `fit` would fail before it has called any callback.
+
+    Raises:
+        ValueError: this process has joined others for `MultiWorkerMirroredStrategy` or
+            `ParameterServerStrategy`.
+    """
+    name = strategy_of_cluster()
+    if name is not None:
+        raise ValueError(_refusal(name))
+
+
 def check_strategy(model: keras.Model) -> None:
     """Refuse the distribution strategies with which Keras 3's own `fit` does not work.
 
     Raises:
         ValueError: for `MultiWorkerMirroredStrategy` and `ParameterServerStrategy`.
     """
-    strategy = model.distribute_strategy
-    refused = (
-        tf.distribute.MultiWorkerMirroredStrategy,
-        tf.distribute.ParameterServerStrategy,
-        tf.distribute.experimental.MultiWorkerMirroredStrategy,
-        tf.distribute.experimental.ParameterServerStrategy,
+    # Not the type's own name: TensorFlow calls the first CollectiveAllReduceStrategy.
+    for name, (_, *kinds) in _REFUSED.items():
+        if isinstance(model.distribute_strategy, tuple(kinds)):
+            raise ValueError(_refusal(name))
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"Keras {keras.__version__}'s own fit does not work with {name}: it {_REFUSED[name][0]}. "
+        "Use tf.distribute.MirroredStrategy on one machine."
     )
-    if isinstance(strategy, refused):
-        raise ValueError(
-            f"Keras {keras.__version__}'s own fit does not work with {type(strategy).__name__}: it "
-            'ends in "unsupported type PerReplica" (https://github.com/keras-team/keras/issues/'
-            "20585). Use tf.distribute.MirroredStrategy on one machine."
-        )

@@ -37,7 +37,8 @@ class DynHP(PruneAndRebuild):
     Args:
         budget: the most training memory: an int (bytes), or `"512KB"`, `"4MB"`. Weights,
             gradients, optimizer slots, activations, the input batch and workspace count; data
-            that was in memory before the first step does not. None: no cap.
+            that was in memory before the first step does not. With several replicas each has as
+            much. None: no cap.
         target: what the final network must satisfy; 4 times fewer parameters if None.
         criterion: `"taylor"`, `"magnitude"`, `"random"`, or a `Criterion`.
         schedule: `"cubic"`, `"linear"`, `"geometric"`, `"constant"`, a `Schedule`, or any callable
@@ -115,12 +116,13 @@ class DynHP(PruneAndRebuild):
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
         if self.budget is not None:
             self.report.budget = self.budget.limit
-            self.budget.check(self.model, optimizer, self._data.num_replicas)
+            self.budget.check(self.model, optimizer)
             self._set_batch_size(min(self._requested, self._largest()))
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        self._estimate = estimate_memory(self.model, self._data.batch_size, self.model.optimizer)
+        on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
+        self._estimate = estimate_memory(self.model, on_one_replica, self.model.optimizer)
         self._peak, self._unclear = None, False
         if measure.is_available():
             # What is there before the first step is the user's: data, other models.
@@ -165,9 +167,10 @@ class DynHP(PruneAndRebuild):
     # ---- memory and batch ----------------------------------------------------------------------
 
     def _largest(self) -> int:
-        return self.budget.largest_batch(
-            self.model, self.model.optimizer, self._data.num_samples or 2**20
-        )
+        """The largest batch that fits: each replica has the budget, and its part of the batch."""
+        replicas = self._data.num_replicas
+        most = -(-(self._data.num_samples or 2**20) // replicas)
+        return replicas * self.budget.largest_batch(self.model, self.model.optimizer, most)
 
     def _choose_batch(self, logs: dict) -> None:
         before = self._data.batch_size
@@ -179,17 +182,16 @@ class DynHP(PruneAndRebuild):
                 largest=None if self.budget is None else self._largest(),
                 num_samples=self._data.num_samples,
                 loss=float(logs.get("loss", 1.0)),
-                learning_rate=float(optimizer.learning_rate),
+                learning_rate=float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
                 variance=gradient_variance(optimizer, before),
             )
         )
-        replicas = self._data.num_replicas
-        after = max(replicas, after // replicas * replicas)
         if after != before:
             self._set_batch_size(after)
 
     def _set_batch_size(self, batch_size: int) -> None:
-        self._data.set_batch_size(batch_size)
+        replicas = self._data.num_replicas  # which share it evenly
+        self._data.set_batch_size(max(replicas, batch_size // replicas * replicas))
         self._rates.follow(self._data)
 
     def _read_peak(self) -> None:

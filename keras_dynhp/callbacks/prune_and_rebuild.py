@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 
 from keras_dynhp import criteria, schedules
-from keras_dynhp.callbacks.checks import check_optimizer, check_strategy
+from keras_dynhp.callbacks.checks import check_cluster, check_optimizer, check_strategy
 from keras_dynhp.callbacks.company import FIRST, join, let_begin, log_dirs_beside
 from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
@@ -82,6 +82,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         round_to: int = 1,
     ):
         super().__init__()
+        check_cluster()
         if target is not None and not isinstance(target, Target):
             raise TypeError(
                 "`target` must be a keras_dynhp.Target, such as Target(compression=10). "

@@ -60,7 +60,8 @@ class GateMeter:
             inside = np.flatnonzero(flat >= 0)
             if len(inside) < len(flat):
                 along = tf.gather(along, inside)
-            self._gate.scatter_nd_add(flat[inside][:, None], along)
+            # Added whole: on a variable of several replicas nothing can be scattered.
+            self._gate.assign_add(tf.scatter_nd(flat[inside][:, None], along, self._gate.shape))
 
     def _begin_step(self, key: str, variable) -> None:
         """At the first variable of a step, fold the last step's sums into the means.

@@ -21,12 +21,15 @@ def data(samples=40, outputs=3):
     return x, y
 
 
-def network(heads=1, cls=keras.Model):
-    """Input 5, two half-dead hidden layers, one or more outputs of width 3."""
+def network(heads=1, cls=keras.Model, synchronized=False):
+    """Input 5, two half-dead hidden layers, one or more outputs of width 3.
+
+    `synchronized`: whether replicas share the statistics of their batches.
+    """
     keras.utils.set_random_seed(1)
     inputs = keras.Input((5,))
     hidden = keras.layers.Dense(LIVE[0] + DEAD[0], "relu", name="first")(inputs)
-    hidden = keras.layers.BatchNormalization(name="norm")(hidden)
+    hidden = keras.layers.BatchNormalization(name="norm", synchronized=synchronized)(hidden)
     hidden = keras.layers.Dense(LIVE[1] + DEAD[1], "relu", name="second")(hidden)
     names = ["out", "side", "third"][:heads]
     outputs = [keras.layers.Dense(3, name=name)(hidden) for name in names]
