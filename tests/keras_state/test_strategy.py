@@ -10,7 +10,6 @@ PROGRAM = """
 import json, os, socket
 import tensorflow as tf
 from keras_dynhp.keras_state.strategy import strategy_of_cluster
-tf.distribute.MirroredStrategy()
 print(strategy_of_cluster())
 with socket.socket() as probe:
     probe.bind(("localhost", 0))
@@ -27,7 +26,7 @@ def test_no_cluster():
     assert strategy_of_cluster() is None
 
 
-def test_strategies():
+def test_a_worker_is_known():
     """Two workers, and parameter servers, are in tests/callbacks/test_distribution.py."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
