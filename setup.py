@@ -25,11 +25,12 @@ EXTRAS = {
     "report": ["plotly>=5.20"],
     # Flower's interface changes from one minor version to the next.
     "federated": ["flwr>=1.41,<1.42"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"],
 }
 EXTRAS["dev"] = sorted(
     {
         need
-        for group in ("examples", "tuner", "device", "report", "federated")
+        for group in ("examples", "tuner", "device", "report", "federated", "docs")
         for need in EXTRAS[group]
     }
     | {

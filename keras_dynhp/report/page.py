@@ -18,7 +18,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 1100px; margin: 0 auto; padding: 16px; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .beside { display: flex; flex-wrap: wrap; column-gap: 4rem; }
 table { border-collapse: collapse; } td, th { padding: 4px 12px 4px 0; text-align: left;
        border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
 td.n, th.n { text-align: right; white-space: nowrap; }
@@ -61,8 +61,10 @@ def write_page(report: Report, path: str) -> None:
         "<link rel='icon' href='data:,'>",
         f"<title>Pruning report</title><style>{STYLE}</style></head><body>",
         "<h1>Pruning report</h1>",
+        "<div class='beside'>",
         _table("Network", ("", "before", "after", "fewer"), _network(report)),
         _table("Training", ("", "first epoch", "last epoch"), _training(report)),
+        "</div>",
         *_drawings(report),
         _table("Groups", ("group", "before", "after"), _widths(report)),
         _table("Kept whole", ("group", "why"), report.kept.items()),
@@ -137,4 +139,5 @@ def _table(title: str, head: tuple, rows: Iterable) -> str:
 
     body = "".join(line("td", row) for row in rows)
     header = line("th", head) if any(head) else ""
-    return f"<h2>{title}</h2><div class='wide'><table>{header}{body}</table></div>"
+    table = f"<div class='wide'><table>{header}{body}</table></div>"
+    return f"<section><h2>{title}</h2>{table}</section>"

@@ -27,11 +27,11 @@ def open_browser():
         driver.quit()
 
 
-def show(driver, path, width, dark=False):
+def show(driver, path, width, dark=False, height=900):
     """Open a file as on a screen of a width, with no network, and let the plots be drawn."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 800},
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800},
     )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
