@@ -33,7 +33,7 @@ SUBJECTS = {
     "ds_cnn": Subject("spoken_digit", 30, 32),
 }
 # Compression of each variant; TFMOT keeps as many weights as the DynHP variant it is named after.
-VARIANTS = {"dense": None, "dynhp_4x": 4, "dynhp_10x": 10, "tfmot_10x": 10}
+VARIANTS = {"dense": None, "dynhp_4x": 4, "dynhp_10x": 10, "tfmot_4x": 4, "tfmot_10x": 10}
 SEED = 0
 
 

@@ -1,0 +1,74 @@
+"""The device table: what it says is reached, and what it finds on disk."""
+
+import importlib.util
+import sys
+
+import pytest
+from absl import flags
+
+FIGURES = {
+    "epochs": 3,
+    "params": 1000,
+    "nonzero": 1000,
+    "float_accuracy": 0.99,
+    "int8_accuracy": 0.99,
+    "flash": 2000,
+    "arena": 500,
+    "macs": 900,
+    "cycles": 100,
+    "agreement": 1.0,
+    "estimated_flash": 2040,
+    "estimated_arena": 490,
+    "milliseconds": 0.5,
+    "call_milliseconds": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The module, whose flags are nobody else's business."""
+    names = ("networks", "epochs", "models", "results")
+    others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+    for name in others:
+        delattr(flags.FLAGS, name)
+    spec = importlib.util.find_spec("benchmarks.device_table")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    flags.FLAGS(["device_table"])
+    yield module
+    for name in names:
+        delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
+    sys.modules.pop("benchmarks.device_table", None)
+
+
+def lines(table, **smaller):
+    page = table.page({"lenet_5": {"dense": FIGURES, "dynhp_4x": {**FIGURES, **smaller}}})
+    return [line for line in page.splitlines() if line.startswith("| dynhp_4x")]
+
+
+def test_goals_that_are_reached_and_missed(table):
+    good = {"params": 250, "macs": 225, "flash": 555, "milliseconds": 0.25}
+    figures, verdict = lines(table, **good, int8_accuracy=0.9871)
+    assert verdict.count("reached") == 3
+    assert "| 250 | 1,000 | 99.00 | 98.71 | 555 |" in figures
+    _, verdict = lines(table, **{**good, "flash": 560})
+    assert "3.57 of 4.00, missed" in verdict and verdict.count("reached") == 2
+    _, verdict = lines(table, **{**good, "milliseconds": 0.26})
+    assert "1.92 of 4.00, missed" in verdict and verdict.count("reached") == 2
+    _, verdict = lines(table, **good, int8_accuracy=0.986)
+    assert "+0.40, missed" in verdict and verdict.count("reached") == 2
+
+
+def test_estimates_stand_beside_what_is_real(table):
+    figures, _ = lines(table)
+    assert figures.endswith("| +2.0% | -2.0% |")
+
+
+def test_what_was_trained_as_long_is_not_trained_again(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(table.subprocess, "run", lambda *_, **__: pytest.fail("trained"))
+    there = table.file_of("lenet_5", "dense", tmp_path)
+    there.write_text("")
+    table.train("lenet_5", "dense", tmp_path)
+    assert str(table.SUBJECTS["lenet_5"].epochs) in there.name
