@@ -153,8 +153,8 @@ def page(records: dict[str, dict]) -> str:
         header += ["flash estimated", "arena estimated"]
         parts.append(markdown(header, [_line(name, row) for name, row in variants.items()]) + "\n")
         parts.append(
-            f"Of the milliseconds, {dense['call_milliseconds']:.4f} are the call's own: so long takes "
-            "a network of one multiplication.\n\n"
+            f"Of the milliseconds, {dense['call_milliseconds']:.4f} are the call's own: so long "
+            "takes a network of one multiplication.\n\n"
         )
         header = ["", "int8 loses, points (at most 0.3)"]
         header += ["flash ratio (at least 0.9 of the parameters')"]
