@@ -18,6 +18,7 @@ from keras_dynhp.pruning.fading import Fading, Originals, restore
 from keras_dynhp.pruning.following import follow, origins_of
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
+from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
@@ -55,7 +56,8 @@ class Engine:
     At the beginning of an interval the neurons that will be next to go are put on trial: over the
     interval they fade out of the network, and go on learning (soft pruning). At its end those that
     are still worth least are removed (hard pruning); the others come back as they were. What is
-    removed has faded, so the rebuilt network computes what the validated one did.
+    removed has faded, so the rebuilt network computes what the validated one did. While the engine
+    watches, the learning rates of variables that have become smaller are larger (see `pace`).
 
     Args:
         model: the user's compiled model.
@@ -92,6 +94,7 @@ class Engine:
         # For each group: its name at the beginning, and the number each neuron had then.
         self.origins = {g.name: (g.name, np.arange(g.size)) for g in self.groups}
         self.removed = {g.name: np.arange(0) for g in self.groups}  # numbers of the beginning
+        self._lost = dict.fromkeys(self.removed, 0)  # how many of them did anything
 
     # ---- what is asked -----------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class Engine:
         for name, mask in keep.items():
             origin, numbers = self.origins[name]
             self.removed[origin] = np.sort(np.append(self.removed[origin], numbers[~mask]))
+            self._lost[origin] += int(np.count_nonzero(self._scores.get(name, ~mask)[~mask]))
         plan = plan_rebuild(self.groups, self.groups.survivors(keep))
         originals = self._trial.originals() if self._trial else []
         self._disarm()
@@ -225,6 +229,7 @@ class Engine:
         return {
             "full": dict(self._full_sizes),
             "removed": dict(self.removed),
+            "lost": dict(self._lost),
             "network": get_values(self.model),
             "means": self._by_origin(self._means() or {}),
             "steps": self._steps(),
@@ -252,7 +257,7 @@ class Engine:
         names = dict(zip(self._full_sizes, full))
         self.origins = {now: (names[old], n) for now, (old, n) in self.origins.items()}
         self.removed = {names[old]: gone for old, gone in self.removed.items()}
-        self._full_sizes = full
+        self._full_sizes, self._lost = full, dict.fromkeys(full, 0)
         keep = {}
         for group in self.groups:
             origin, numbers = self.origins[group.name]
@@ -262,6 +267,7 @@ class Engine:
         self._disarm()
         if keep:
             self._remove(keep, None)
+        self._lost = {name: int(count) for name, count in state["lost"].items()}
         set_values(self.model, state["network"])
         self._go_on(state)
 
@@ -272,7 +278,7 @@ class Engine:
         self._trial, self._acquitted = None, []
         memory.network.come_back(state["network"])
         self.groups, self.origins = memory.groups, memory.origins
-        self.removed = dict(state["removed"])
+        self.removed, self._lost = dict(state["removed"]), dict(state["lost"])
         self._go_on(state)
 
     def _go_on(self, state: dict) -> None:
@@ -333,6 +339,11 @@ class Engine:
             with scope_of(self.model):
                 meter = GateMeter(self.groups, optimizer, start=means, steps=steps)
         self._meter, trial, self.optimizer = meter, self._trial, optimizer
+        shrunk = {
+            variable_key(optimizer, entry.variable): factor
+            for key, factor in shrinkage(self.groups, self._widths_before()).items()
+            if factor != 1 and (entry := self.groups.trace.variables.get(key))
+        }
 
         def before(gradient, variable):
             if meter is not None:
@@ -342,9 +353,26 @@ class Engine:
             if trial is not None:
                 trial.after_update(variable_key(self.optimizer, variable), variable)
 
-        if meter is not None or trial is not None:
-            self._unhook = hook_update_step(optimizer, before, after)
+        def pace(leaf, variable):
+            factor = shrunk.get(variable_key(self.optimizer, variable), 1.0)
+            return learning_rate_factor(leaf, factor)
+
+        if meter is not None or trial is not None or shrunk:
+            self._unhook = hook_update_step(optimizer, before, after, pace)
         renew_train_step(self.model)
+
+    def _widths_before(self) -> dict[str, float]:
+        """For each group of now, how many neurons it would have if none had gone.
+
+        Those that did nothing (their score was zero) don't count: that they go changes no rate,
+        as it changes nothing else. Groups that were one have their shares of what it lost.
+        """
+        now: dict[str, int] = {}
+        for group in self.groups:
+            origin = self.origins[group.name][0]
+            now[origin] = now.get(origin, 0) + group.size
+        growth = {origin: 1 + self._lost[origin] / size for origin, size in now.items()}
+        return {g.name: g.size * growth[self.origins[g.name][0]] for g in self.groups}
 
     def _disarm(self) -> None:
         if self._unhook is not None:

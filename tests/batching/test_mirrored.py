@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import test_data as t
 
-from keras_dynhp.batching import RateFactor, use_sample_clock
+from keras_dynhp.batching import RateFactor, SampleClock
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
@@ -52,9 +52,9 @@ def weight(factor, pace):
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.5])
         model.compile(keras.optimizers.SGD(rate), lambda y, p: keras.ops.mean(p, -1))
         model.layers[0].kernel.assign([[0.0]])
-    scale, ([clock], _) = RateFactor(model.optimizer), use_sample_clock(model.optimizer)
+    scale, clock = RateFactor(model.optimizer), SampleClock(model.optimizer)
     scale.value = factor
-    clock.set_pace(pace, 0)
+    clock.set_pace(pace)
     model.fit(np.ones((8, 1)), np.ones((8, 1)), batch_size=4, verbose=0)
     return float(model.layers[0].kernel.numpy()[0, 0])
 

@@ -1,0 +1,194 @@
+"""What each part of the method brings: `python -m benchmarks.ablation`.
+
+    python -m benchmarks.ablation --rows=fashion_lenet300_10x --variants=defaults,criterion_random
+
+Every run is judged on a validation split of the training data; the test set stays unseen. Runs
+what isn't in results/ablation.csv yet, and writes ablation.md from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks import alternatives
+from benchmarks.job import Job
+from benchmarks.store import ROOT
+from benchmarks.training import accuracy, compiled
+from benchmarks.workloads import WORKLOADS
+from examples.datasets import DATASETS
+from examples.networks import NETWORKS
+from keras_dynhp import PruneAndRebuild, Target, count_macs, schedules
+from keras_dynhp.callbacks import prune_and_rebuild
+from keras_dynhp.pruning import engine, fading, gates, pace, selection
+
+FLAGS = flags.FLAGS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The method with one part exchanged.
+
+    Args:
+        title: for the table.
+        arguments: of the callback.
+        parts: what replaces which name of which module while it runs.
+    """
+
+    title: str
+    arguments: dict = field(default_factory=dict)
+    parts: tuple[tuple[object, str, object], ...] = ()
+
+
+def _cost_power(power: float) -> Callable:
+    plain = selection._cost
+    return lambda *arguments: plain(*arguments) ** power
+
+
+VARIANTS = {
+    "defaults": Variant("as it is"),
+    "trial_none": Variant(
+        "no trial: what is due goes at once",
+        parts=((prune_and_rebuild, "Engine", alternatives.EngineWithoutTrials),),
+    ),
+    "trial_masks": Variant("masks that are zero at once", parts=((fading, "LEFT", 0.0),)),
+    "trial_feedback": Variant(
+        "masks with feedback",
+        parts=(
+            (engine, "Fading", alternatives.FeedbackMasks),
+            (engine, "GateMeter", alternatives.LiftedGates),
+        ),
+    ),
+    "rates_kept": Variant("learning rates stay as they are", parts=((pace, "POWER", 0.0),)),
+    "rates_full": Variant(
+        "learning rates grow with what a variable lost", parts=((pace, "POWER", 1.0),)
+    ),
+    "criterion_magnitude": Variant("magnitude", {"criterion": "magnitude"}),
+    "criterion_random": Variant("random", {"criterion": "random"}),
+    "momentum_long": Variant(
+        "Taylor momentum 0.999",
+        parts=((engine, "GateMeter", functools.partial(gates.GateMeter, momentum=0.999)),),
+    ),
+    "cost_root": Variant(
+        "score over root of cost", parts=((selection, "_cost", _cost_power(0.5)),)
+    ),
+    "cost_none": Variant(
+        "score, whatever it costs", parts=((selection, "_cost", _cost_power(0.0)),)
+    ),
+    "schedule_linear": Variant("linear, 0.1 to 0.5", {"schedule": "linear"}),
+    "schedule_geometric": Variant("geometric, 0.1 to 0.5", {"schedule": "geometric"}),
+    "schedule_early": Variant("cubic, 0.1 to 0.3", {"schedule": schedules.Cubic(0.1, 0.3)}),
+    "schedule_late": Variant("cubic, 0.1 to 0.7", {"schedule": schedules.Cubic(0.1, 0.7)}),
+    "every_2": Variant("every second epoch", {"every": 2}),
+}
+COLUMNS = ("row", "variant", "seed", "epochs", "accuracy", "params", "widths", "seconds")
+KEY = COLUMNS[:4]
+
+
+def run(row: str, variant: str, seed: int, epochs: int) -> dict:
+    """One training run; how accurate it is on what was held out of the training data."""
+    keras.backend.clear_session()
+    job = Job(row, variant, seed, epochs, "validation")
+    data, workload = DATASETS[job.workload.dataset]().validation(), job.workload
+    keras.utils.set_random_seed(seed)
+    model = compiled(NETWORKS[workload.network](data.input_shape, data.classes))
+    steps = -(-len(data.x_train) // workload.batch_size)
+    model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
+    target = Target(**workload.limits(count_macs(model)))
+    began = time.perf_counter()
+    with replaced(VARIANTS[variant].parts):
+        hp = PruneAndRebuild(
+            target, prune_inputs=workload.prune_inputs, **VARIANTS[variant].arguments
+        )
+        model.fit(
+            data.x_train,
+            data.y_train,
+            batch_size=workload.batch_size,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[hp],
+        )
+    return {
+        **dict(zip(KEY, (row, variant, seed, epochs))),
+        "accuracy": round(accuracy(model, data), 2),
+        "params": model.count_params(),
+        "widths": json.dumps(hp.report.epochs[-1]["widths"]),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+@contextlib.contextmanager
+def replaced(parts):
+    """Other values for names of modules, for a while."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in parts]
+    try:
+        for module, name, value in parts:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def table(records: list[dict]) -> str:
+    """Markdown: a line for each variant, a column for each row, mean and spread over seeds."""
+    rows = [row for row in WORKLOADS if any(r["row"] == row for r in records)]
+    lines = ["| part | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
+    for name, variant in VARIANTS.items():
+        cells = []
+        for row in rows:
+            found = [
+                float(r["accuracy"]) for r in records if (r["row"], r["variant"]) == (row, name)
+            ]
+            spread = f" ± {np.std(found, ddof=1):.2f}" if len(found) > 1 else ""
+            cells.append(f"{np.mean(found):.2f}{spread} ({len(found)})" if found else "")
+        if any(cells):
+            lines.append(f"| {variant.title} | " + " | ".join(cells) + " |")
+    return (
+        "Validation accuracy in percent: mean ± standard deviation (seeds). Written by "
+        "`python -m benchmarks.ablation`.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def main(argv):
+    """Run what is missing, then write."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.INFO)
+    path = Path(FLAGS.results) / "ablation.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = list(csv.DictReader(path.open())) if path.exists() else []
+    done = {tuple(r[name] for name in KEY) for r in records}
+    for seed in range(FLAGS.seeds):
+        for row in FLAGS.rows:
+            for variant in FLAGS.variants:
+                epochs = FLAGS.epochs or WORKLOADS[row].epochs
+                if (row, variant, str(seed), str(epochs)) in done:
+                    continue
+                record = run(row, variant, seed, epochs)
+                logging.info("%s", record)
+                records.append(record)
+                with path.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, COLUMNS)
+                    writer.writeheader()
+                    writer.writerows(records)
+    (path.parent / "ablation.md").write_text(table(records))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("rows", ["fashion_lenet300_10x", "mnist_lenet300_inputs_10x"], "Which rows.")
+    flags.DEFINE_list("variants", list(VARIANTS), "Which variants.")
+    flags.DEFINE_integer("seeds", 2, "How many seeds.", lower_bound=1)
+    flags.DEFINE_integer("epochs", None, "Epochs, if not the row's own.", lower_bound=1)
+    flags.DEFINE_string("results", str(ROOT / "benchmarks" / "results"), "The folder for results.")
+    app.run(main)

@@ -1,0 +1,68 @@
+"""Parts that the method does without; kept here so that the ablation can be repeated."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dynhp.keras_state.optimizer import variable_key
+from keras_dynhp.pruning.engine import Engine
+from keras_dynhp.pruning.fading import Fading
+from keras_dynhp.pruning.gates import GateMeter
+
+
+class EngineWithoutTrials(Engine):
+    """What is due goes at once, at the end of the interval in which it came to be due."""
+
+    def mask_next(self, fraction: float) -> None:
+        """Nothing is masked."""
+
+    def _is_on_trial(self, name: str) -> np.ndarray:
+        return np.ones(self.groups[name].size, bool)
+
+
+class FeedbackMasks(Fading):
+    """Masks that are zero at once; behind them weights go on learning (DPF, arXiv 2006.07253).
+
+    Updates of masked weights gather in a shadow, and gates are scored by the weights behind the
+    mask. What survives comes back with what it has learned.
+    """
+
+    current: FeedbackMasks | None = None
+
+    def __init__(self, groups, masks, optimizer, steps):
+        super().__init__(groups, masks, optimizer, steps)
+        self._shadows = {}
+        for variable, values, where in super().originals():
+            shadow = tf.Variable(np.where(where, values, 0.0).astype(np.float32), trainable=False)
+            key = variable_key(optimizer, variable)
+            self._shadows[key] = (variable, shadow, tf.constant(where))
+            variable.assign(np.where(where, 0.0, values))
+        FeedbackMasks.current = self
+
+    def originals(self):
+        """What comes back: what was learned behind the mask."""
+        return [(v, shadow.numpy(), where.numpy()) for v, shadow, where in self._shadows.values()]
+
+    def lifted(self, key, variable):
+        """The value as if nothing were masked."""
+        value = tf.convert_to_tensor(variable)
+        return value + self._shadows[key][1] if key in self._shadows else value
+
+    def after_update(self, key, variable) -> None:
+        """The update of masked weights goes to the shadow."""
+        if key in self._shadows:
+            _, shadow, where = self._shadows[key]
+            value = tf.convert_to_tensor(variable)
+            shadow.assign_add(tf.where(where, value, 0.0))
+            variable.assign(tf.where(where, 0.0, value))
+
+
+class LiftedGates(GateMeter):
+    """Gates on what is behind `FeedbackMasks`."""
+
+    def read(self, key, gradient, variable, weights=None) -> None:
+        """As the base class, with the weights behind the mask."""
+        lifted = FeedbackMasks.current.lifted if FeedbackMasks.current else None
+        weights = variable if lifted is None else lifted(key, variable)
+        super().read(key, gradient, variable, weights)
