@@ -19,18 +19,22 @@ from examples.networks import NETWORKS
 
 @dataclass(frozen=True)
 class Subject:
-    """A network of the table: what it learns, for how long, in batches of how many."""
+    """A network of the table: what it learns, for how long, in batches of how many.
+
+    `round_to` is DynHP's: kernels of convolutions take whole blocks of channels.
+    """
 
     dataset: str
     epochs: int
     batch_size: int
+    round_to: int = 1
 
 
 SUBJECTS = {
     "lenet_300_100": Subject("mnist", 20, 128),
     "lenet_5": Subject("mnist", 6, 128),
-    "resnet_8": Subject("fashion_mnist", 4, 128),
-    "ds_cnn": Subject("spoken_digit", 30, 32),
+    "resnet_8": Subject("fashion_mnist", 4, 128, round_to=8),
+    "ds_cnn": Subject("spoken_digit", 30, 32, round_to=8),
 }
 # Compression of each variant; TFMOT keeps as many weights as the DynHP variant it is named after.
 VARIANTS = {"dense": None, "dynhp_4x": 4, "dynhp_10x": 10, "tfmot_4x": 4, "tfmot_10x": 10}
@@ -43,7 +47,7 @@ def main(network: str, variant: str, epochs: str, out: str) -> None:
     data = DATASETS[subject.dataset]()
     keras.utils.set_random_seed(SEED)
     model = NETWORKS[network](data.input_shape, data.classes)
-    run = _Run(data, subject.batch_size, int(epochs))
+    run = _Run(data, subject.batch_size, int(epochs), subject.round_to)
     if variant.startswith("tfmot"):
         beside = Path(out).with_name(Path(out).name.replace("tfmot", "dynhp"))
         kept = keras.saving.load_model(beside, compile=False).count_params()
@@ -61,6 +65,7 @@ class _Run:
     data: Data
     batch_size: int
     epochs: int
+    round_to: int
 
     def batches(self):
         return batches(self.data.x_train, self.data.y_train, self.batch_size, SEED)
@@ -77,7 +82,8 @@ def _train(model: keras.Model, run: _Run, compression: float | None) -> None:
     )
     callbacks = [run.rate(keras)]
     if compression:
-        callbacks.append(dynhp.DynHP(target=dynhp.Target(compression=compression)))
+        target = dynhp.Target(compression=compression)
+        callbacks.append(dynhp.DynHP(target=target, round_to=run.round_to))
     model.fit(run.batches(), epochs=run.epochs, callbacks=callbacks, shuffle=False, verbose=0)
 
 

@@ -25,6 +25,7 @@ from benchmarks.tables import markdown
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = flags.FLAGS
 flags.DEFINE_list("networks", list(SUBJECTS), "Which networks.")
+flags.DEFINE_list("variants", list(VARIANTS), "Which variants; dense is always among them.")
 flags.DEFINE_integer("epochs", None, "Epochs, if not the network's own.", lower_bound=1)
 flags.DEFINE_string("models", str(ROOT / "runs" / "device"), "The folder for trained networks.")
 flags.DEFINE_string("results", str(ROOT / "benchmarks" / "results"), "The folder for results.")
@@ -53,13 +54,18 @@ def main(argv):
     table = results / "device.json"
     records = json.loads(table.read_text()) if table.exists() else {}
     for network in FLAGS.networks:
-        for variant in VARIANTS:
+        for variant in wanted_variants():
             train(network, variant, models)
     for network in FLAGS.networks:
         records[network] = measure(network, models)
         table.write_text(json.dumps(records, indent=1) + "\n")
     ordered = {network: records[network] for network in SUBJECTS if network in records}
     (results / "device.md").write_text(page(ordered))
+
+
+def wanted_variants() -> list[str]:
+    """The variants asked for, in their order."""
+    return [name for name in VARIANTS if name == "dense" or name in FLAGS.variants]
 
 
 def epochs_of(network: str) -> int:
@@ -103,7 +109,7 @@ def measure(network: str, folder: Path) -> dict[str, dict]:
     test = tf.data.Dataset.from_tensor_slices((data.x_test, data.y_test)).batch(500)
     records, interpreters = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
-        for variant in VARIANTS:
+        for variant in wanted_variants():
             logging.info("measuring %s %s", network, variant)
             model = keras.saving.load_model(file_of(network, variant, folder), compile=False)
             path = f"{scratch}/{variant}.tflite"

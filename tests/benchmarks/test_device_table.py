@@ -27,7 +27,7 @@ FIGURES = {
 @pytest.fixture(scope="module")
 def table():
     """The module, whose flags are nobody else's business."""
-    names = ("networks", "epochs", "models", "results")
+    names = ("networks", "variants", "epochs", "models", "results")
     others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
     for name in others:
         delattr(flags.FLAGS, name)
