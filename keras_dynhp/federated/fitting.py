@@ -1,0 +1,75 @@
+"""Which part of a network can be trained in a budget."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_dynhp.errors import BudgetError
+from keras_dynhp.federated.layout import Layout
+from keras_dynhp.memory.budget import Budget
+from keras_dynhp.memory.estimate import StepMemory
+from keras_dynhp.rebuild.clone import clone_model
+from keras_dynhp.rebuild.release import release_variable
+
+__all__ = ["SMALLEST_BATCH", "widths_that_fit"]
+
+# A client that can't train on so many examples at once trains a smaller part of the network:
+# smaller batches waste more time than neurons are worth.
+SMALLEST_BATCH = 8
+
+# All groups of a part are narrowed to the same share of what they are, in steps of a 32nd.
+_SHARES = 32
+
+
+def widths_that_fit(
+    layout: Layout, whole: np.ndarray, budget: Budget, model: keras.Model, batch_size: int
+) -> list[int]:
+    """The widths of the largest part of a network that can be trained in a budget.
+
+    Every group keeps the same share of its neurons. What is tried is made and measured on paper,
+    one network at a time; of each, only the weights take memory, for a moment.
+
+    Args:
+        layout: of the full network.
+        whole: the network of which a part is wanted.
+        budget: what must hold a training step.
+        model: a compiled one, for its optimizer.
+        batch_size: the smallest batch that will do.
+
+    Raises:
+        BudgetError: if not even one neuron of each group fits.
+    """
+    widths = layout.widths(whole)
+
+    def at(share: int) -> list[int]:
+        return [max(1, width * share // _SHARES) for width in widths]
+
+    def fits(share: int) -> bool:
+        return _needed(layout, whole, at(share), budget, model, batch_size) <= budget.limit
+
+    if fits(_SHARES):
+        return widths
+    low, high = 0, _SHARES  # low fits (or hasn't been tried), high doesn't
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    if low == 0:
+        needed = _needed(layout, whole, at(0), budget, model, batch_size)
+        if needed > budget.limit:
+            raise BudgetError(
+                f"With one neuron in each group, a batch of {batch_size} needs {needed} bytes of "
+                f"memory, and the budget is {budget.limit}.",
+                needed,
+                budget.limit,
+            )
+    return at(low)
+
+
+def _needed(layout, whole, widths, budget, model, batch_size) -> int:
+    plan = layout.plan(layout.narrowed(whole, widths))
+    copy = clone_model(plan.groups.trace, plan.survivors, removals=plan.removals).model
+    memory = StepMemory(copy, model.optimizer).at(batch_size)
+    for variable in copy.variables:
+        release_variable(variable)
+    return budget.predict(memory)

@@ -1,0 +1,78 @@
+"""LiveNetwork: a model in its present widths; neurons and variables keep their first numbers."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_dynhp.federated.layout import Layout
+from keras_dynhp.graph.groups import find_groups
+from keras_dynhp.pruning.following import origins_of
+from keras_dynhp.rebuild.in_place import rebuild_in_place
+from keras_dynhp.rebuild.plan import plan_rebuild
+from keras_dynhp.rebuild.release import put_value
+
+__all__ = ["LiveNetwork"]
+
+
+class LiveNetwork:
+    """A model that becomes smaller and smaller, and which of the full network's neurons it has.
+
+    Args:
+        model: the full network; its object becomes the smaller ones.
+
+    Attributes:
+        layout: of the full network.
+        part: which neurons are there, an array of booleans over the full network's.
+        groups: the channel groups of the model as it is.
+        variables: its variables in the layout's order.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.layout = Layout(model)
+        self.part = self.layout.everything()
+        self.groups = self.layout.groups
+        self.variables = list(self.layout.variables)
+        offsets = self.layout.offsets
+        self._numbers = {g.name: offsets[i] + np.arange(g.size) for i, g in enumerate(self.groups)}
+
+    def shrink(self, part: np.ndarray) -> None:
+        """Remove all neurons that a part doesn't have."""
+        keep = {}
+        for group in self.groups:
+            mask = part[self._numbers[group.name]]
+            if not mask.all():
+                keep[group.name] = mask
+        if not keep:
+            return
+        moves = rebuild_in_place(plan_rebuild(self.groups, self.groups.survivors(keep)))
+        of = {id(move.old): move for move in moves}
+        before, self.groups = self.groups, find_groups(self.model)
+        self.variables = [of[id(v)].new if id(v) in of else v for v in self.variables]
+        was = self._numbers
+        self._numbers = {
+            name: was[old][numbers]
+            for name, (old, numbers) in origins_of(before, self.groups, of).items()
+        }
+        self.part = self.part & part
+
+    def weights(self) -> list[np.ndarray]:
+        """The values of the variables."""
+        return [np.asarray(v, dtype) for v, dtype in zip(self.variables, self.layout.dtypes())]
+
+    def set_weights(self, values: list[np.ndarray]) -> None:
+        """Give the variables values, of their shapes."""
+        for variable, value in zip(self.variables, values):
+            put_value(variable, value)
+
+    def by_group(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of the full network's neurons, for the groups of now, by their names."""
+        return {name: vector[numbers] for name, numbers in self._numbers.items()}
+
+    def flat(self, values: dict[str, np.ndarray], otherwise: float) -> np.ndarray:
+        """The other way round; `otherwise` is for neurons that are not in `values`."""
+        vector = np.full(self.layout.neurons, otherwise)
+        for name, given in values.items():
+            vector[self._numbers[name]] = given
+        return vector
