@@ -14,11 +14,13 @@ from keras_dynhp.graph.records import IN
 SCALES = ("gamma", "scale", "alpha", "moving_variance", "variance")
 
 
-def randomize(model: keras.Model, seed: int = 0, inputs=None) -> None:
+def randomize(model: keras.Model, seed: int = 0, inputs=None, gain: float = 1.5) -> None:
     """Give every variable random values under which signals neither vanish nor explode.
 
     Fresh weights would hide errors: zero biases, unit scales and unit variances make many wrong
     rebuilds right. With `inputs`, batch statistics are measured on them, as training would.
+    `gain` is the variance of a kernel's sum over its inputs; where half of them will be masked,
+    twice the default keeps signals as large.
     """
     random = np.random.default_rng(seed)
     for variable in model.weights:
@@ -32,8 +34,11 @@ def randomize(model: keras.Model, seed: int = 0, inputs=None) -> None:
         else:
             # A depthwise kernel has one input per channel, so count positions instead.
             fan_in = shape[0] if "depthwise" in name else math.prod(shape[:-1])
-            value = random.normal(0, math.sqrt(1.5 / fan_in), shape)
+            value = random.normal(0, math.sqrt(gain / fan_in), shape)
         variable.assign(value)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            layer.finalize_state()
     if inputs is not None:
         calibrate(model, inputs)
 
@@ -84,6 +89,11 @@ def outputs_of(model: keras.Model, inputs) -> list[np.ndarray]:
     """Every output in inference mode, flat, as float64."""
     results = keras.tree.flatten(model(inputs, training=False))
     return [keras.ops.convert_to_numpy(x).astype("float64") for x in results]
+
+
+def spread(outputs: list[np.ndarray]) -> float:
+    """How much outputs depend on the data: deviation over the batch, relative to magnitude."""
+    return min(float(x.std(axis=0).max() / max(np.abs(x).max(), 1e-30)) for x in outputs)
 
 
 def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:

@@ -137,8 +137,13 @@ family(
     ),
     (
         "EinsumDense along positions",
-        fresh(L.EinsumDense, "abc,bd->adc", (4, 8), bias_axes="d"),
+        fresh(L.EinsumDense, "abc,bd->adc", (4, 8)),
         {"shape": SEQUENCE, "own": NONE},
+    ),
+    (
+        "EinsumDense along positions, with a bias",  # which Keras may add along the channels
+        fresh(L.EinsumDense, "abc,bd->adc", (4, 8), bias_axes="d"),
+        {"shape": SEQUENCE, "own": NONE, "through": KEPT},
     ),
     ("Conv1D", fresh(L.Conv1D, 5, 3), {"shape": SEQUENCE}),
     ("Conv2D", fresh(L.Conv2D, 5, 3, strides=2, padding="same")),

@@ -25,7 +25,8 @@ def smallest_arena(path: str) -> int:
     """Bytes of the smallest arena in which the model runs once."""
     size = FIRST_ARENA
     while (said := attempt(path, size))[0]:
-        too_small = "too small" in said[1] or "llocat" in said[1] or not said[1].strip()
+        short = ("too small", "llocat", "resize buffer")
+        too_small = any(word in said[1] for word in short) or not said[1].strip()
         if size >= LARGEST_ARENA or not too_small:
             sys.exit(said[1])
         size *= 4

@@ -50,6 +50,8 @@ class Call:
 
     def run(self) -> list[np.ndarray]:
         """Apply the rule and check what it says against the shapes."""
+        self.trace.calls[id(self.layer)] = self.trace.calls.get(id(self.layer), 0) + 1
+        self._keep_given_masks()
         rule, why = find_rule(self.layer)
         outputs = self.barrier(why) if rule is None else rule(self)
         if isinstance(outputs, np.ndarray):
@@ -70,7 +72,20 @@ class Call:
                     f"labels of shape {labels.shape} for an output of shape {shape}. Every "
                     "dimension must be 1 or the output's own."
                 )
+            if not lb.varying(labels):
+                self.pin(labels, "a channel that stands for a whole axis")
         return list(outputs)
+
+    def _keep_given_masks(self) -> None:
+        """Channels of a tensor that says which positions count can't follow those it is for."""
+        if len(self.inputs) < 2 or not isinstance(self.layer, keras.layers.Layer):
+            return
+        if not (self.args or self.kwargs):  # inside another layer
+            return
+        for name, value in self.arguments().items():
+            if name.endswith("mask"):
+                for tensor in filter(is_symbolic, keras.tree.flatten(value)):
+                    self.pin(self.inputs[self.index_of(tensor)], "given as a mask")
 
     def inside(self, layer, key: str | None = None, **changes) -> Call:
         """A call of a layer inside this one, with this call's inputs unless `changes` says else.
@@ -139,8 +154,12 @@ class Call:
 
     def channels(self, index: int = 0, axis: int = -1) -> np.ndarray:
         """The labels of input `index` along `axis`, which the layer treats one by one."""
-        shape = self.input_shapes[index]
-        return lb.axis_vector(self.inputs[index], axis, shape[axis])
+        shape, labels = self.input_shapes[index], self.inputs[index]
+        axis %= len(shape)
+        if set(lb.varying(labels)) - {axis}:
+            self.pin(labels, f"works on axis {axis} of a tensor whose channels lie elsewhere")
+            labels = lb.blank(len(shape), self.fixed(f"passed by {self.path} along another axis"))
+        return lb.axis_vector(labels, axis, shape[axis])
 
     def produce(self, count: int, what: str = "") -> np.ndarray:
         """New neurons made by this call; `what` they are, if a layer makes several kinds."""
@@ -182,9 +201,12 @@ class Call:
             self.trace.variables[id(variable)] = VariableLabels(variable, self.path, vectors, roles)
             return
         for axis, (before, now) in enumerate(zip(known.vectors, vectors)):
-            if before is None:
-                known.vectors[axis], known.roles[axis] = now, roles[axis]
-            elif now is not None:
+            if before is None and now is None:
+                continue
+            if before is None or now is None:  # in one of the calls the axis can't become shorter
+                known.vectors[axis], known.roles[axis] = None, None
+                self.pin(now if before is None else before, "its other calls can't follow")
+            else:
                 self.couple(before, now)
 
     def couple(self, a: np.ndarray, b: np.ndarray) -> None:
@@ -228,6 +250,8 @@ class Call:
         if key in entries:
             self.couple(entries[key][1], vector)
         entries[key] = (write or _write_count(key), vector)
+        uses = self.trace.resized.setdefault(id(self.layer), {})
+        uses[key] = uses.get(key, 0) + 1
 
     def rewrite(self, change: Callable[[tuple, dict, Survivors], tuple[tuple, dict]]) -> None:
         """On rebuild, this call's arguments become `change(args, kwargs, survivors)`."""

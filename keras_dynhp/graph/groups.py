@@ -251,15 +251,20 @@ class ChannelGroups:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.groups)} prunable groups, {self.neurons} neurons, "
+            f"{_counted(len(self.groups), 'prunable group')}, {_counted(self.neurons, 'neuron')}, "
             f"{self.prunable_share:.1%} of the parameters"
         ]
-        for group in self.groups:
-            lines.append(f"  {group.name:<28} {group.size:>5} neurons{_ties(group)}")
+        everything = [*self.groups, *self.kept]
+        width = min(max((len(group.name) for group in everything), default=0), 40)
+        digits = max((len(str(group.size)) for group in everything), default=0)
+
+        def start(group):
+            return f"  {group.name:<{width}}  {group.size:>{digits}} neuron{_s(group.size)}"
+
+        lines += [start(group) + _ties(group) for group in self.groups]
         if self.kept:
             lines.append("kept:")
-            for group in self.kept:
-                lines.append(f"  {group.name:<28} {group.size:>5} neurons: {group.reason}")
+            lines += [f"{start(group)}: {group.reason}" for group in self.kept]
         if self.barriers:
             lines.append("barriers:")
             for reason in dict.fromkeys(self.barriers.values()):
@@ -268,6 +273,14 @@ class ChannelGroups:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{_s(count)}"
 
 
 def _ties(group: ChannelGroup) -> str:
@@ -332,10 +345,10 @@ def find_groups(model: keras.Model, prune_inputs: bool = False) -> ChannelGroups
     ...     [keras.Input((8,)), keras.layers.Dense(6, name="a"), keras.layers.Dense(3, name="b")]
     ... )
     >>> print(dynhp.find_groups(model))
-    1 prunable groups, 6 neurons, 96.0% of the parameters
-      a                                6 neurons, read by b
+    1 prunable group, 6 neurons, 96.0% of the parameters
+      a  6 neurons, read by b
     kept:
-      b                                3 neurons: an output of the model (b)
+      b  3 neurons: an output of the model (b)
     """
     check_model(model)
     return ChannelGroups(trace_model(model, prune_inputs))

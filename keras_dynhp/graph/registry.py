@@ -10,7 +10,9 @@ from keras_dynhp.keras_state import graph as ks
 
 _LAYER_RULES: dict[type, Callable] = {}
 _OPERATION_RULES: dict[str, Callable] = {}
-_KEEPS_ZERO: set[type | str] = set()
+_KEEPS_ZERO: dict[type | str, Callable | None] = {}
+# What a subclass may define for itself without computing something else than its base.
+_HARMLESS = {"get_config", "from_config", "compute_output_shape", "compute_output_spec"}
 
 
 def register_rule(layer_class: type, rule: Callable | None = None) -> Callable:
@@ -88,15 +90,10 @@ def find_rule(operation) -> tuple[Callable | None, str]:
         return _OPERATION_RULES[bare], ""
     for base in type(operation).__mro__:
         if base in _LAYER_RULES:
-            changed = [
-                name
-                for name in ("call", "build", "__call__")
-                if base is not type(operation)
-                and getattr(type(operation), name) is not getattr(base, name)
-            ]
+            changed = _changed(type(operation), base)
             if changed:
                 return None, (
-                    f"{kind} is a {base.__name__} with its own {changed[0]}(); teach it with "
+                    f"{kind} is a {base.__name__} with its own {changed}(); teach it with "
                     "register_rule"
                 )
             return _LAYER_RULES[base], ""
@@ -105,12 +102,27 @@ def find_rule(operation) -> tuple[Callable | None, str]:
     return None, f"no rule for {kind}; teach it with register_rule"
 
 
-def zero_kept_by(*layer_classes: type | str) -> None:
-    """Note that these layers and operations return zero wherever they were given zero."""
-    _KEEPS_ZERO.update(layer_classes)
+def _changed(kind: type, base: type) -> str | None:
+    """What a subclass does in another way than the class whose rule it would get."""
+    for one in kind.__mro__[: kind.__mro__.index(base)]:
+        for name in vars(one):
+            own = name == "__call__" or not name.startswith("__")
+            if own and name not in _HARMLESS and hasattr(base, name):
+                return name
+    return None
+
+
+def zero_kept_by(*layer_classes: type | str, when: Callable | None = None) -> None:
+    """Note that these layers and operations return zero wherever they were given zero.
+
+    `when(operation)` says which of them do, if not all.
+    """
+    _KEEPS_ZERO.update(dict.fromkeys(layer_classes, when))
 
 
 def keeps_zero(operation) -> bool:
     """Whether a masked (zero) neuron is still zero behind this operation."""
     bare = ks.bare_operation_name(operation)
-    return (bare if bare is not None else type(operation)) in _KEEPS_ZERO
+    key = bare if bare is not None else type(operation)
+    when = _KEEPS_ZERO.get(key)
+    return key in _KEEPS_ZERO and (when is None or when(operation))

@@ -28,6 +28,8 @@ class Trace:
     reads: dict[int, dict[int, int]] = field(default_factory=dict)  # node -> {input: axis}
     weightless_reads: list[np.ndarray] = field(default_factory=list)
     resizes: dict[int, dict[object, tuple[Callable, np.ndarray]]] = field(default_factory=dict)
+    calls: dict[int, int] = field(default_factory=dict)  # layer -> how often it is called
+    resized: dict[int, dict[object, int]] = field(default_factory=dict)  # ... and says so
     rewrites: dict[int, Callable] = field(default_factory=dict)
     gathers: dict[int, Gather] = field(default_factory=dict)
     sections: list[np.ndarray] = field(default_factory=list)
@@ -53,7 +55,15 @@ class Trace:
         outputs = self._trace_functional(functional, inputs, prefix="")
         for labels, tensor in zip(outputs, functional.outputs):
             self._keep_output(labels, ks.maker_of(tensor).name)
+        self._keep_where_calls_differ()
         return self
+
+    def _keep_where_calls_differ(self) -> None:
+        """A configuration holds for all calls of a layer, also for those that can't shrink."""
+        for layer, entries in self.resizes.items():
+            for key, (_, vector) in entries.items():
+                if self.resized[layer][key] < self.calls.get(layer, 0):
+                    self.units.pin(vector, f"{self.paths[layer]}: its other calls can't follow")
 
     def _keep_output(self, labels: np.ndarray, name: str) -> None:
         """An output's units stay, and so do those in front of a softmax or the like at the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+from keras.src.backend.common import global_state
 from keras.src.ops.node import Node
 from keras.src.ops.operation import Operation
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -12,12 +13,14 @@ __all__ = [
     "Operation",
     "bare_operation_name",
     "call_arguments",
+    "copied",
     "fill_in",
     "functional_of",
     "input_tensors",
     "is_input",
     "maker_of",
     "nodes_in_order",
+    "once_per_file",
     "output_tensors",
     "structure",
     "trusted_deserialization",
@@ -84,3 +87,26 @@ def maker_of(tensor: keras.KerasTensor) -> Operation:
 def trusted_deserialization():
     """A context in which configurations may hold code: those of the user's own live objects."""
     return SafeModeScope(False)
+
+
+def copied(operation: Operation) -> Operation:
+    """A bare operation made anew, not called yet."""
+    new = object.__new__(type(operation))  # copy.copy would go through the configuration
+    new.__dict__.update(operation.__dict__)
+    new._inbound_nodes, new._outbound_nodes = [], []
+    return new
+
+
+def once_per_file(key, make):
+    """What `make()` returns, made once for a key while one model file is being loaded.
+
+    Keras marks objects that are shared in a file as such, but loses the mark of the first one where
+    that lies inside another object (a layer in a wrapper, a model in a model). The table of
+    shared objects exists only during a load; outside of one, everything is made anew.
+    """
+    shared = global_state.get_global_attribute("shared_objects/id_to_obj_map")
+    if shared is None:
+        return make()
+    if key not in shared:
+        shared[key] = make()
+    return shared[key]

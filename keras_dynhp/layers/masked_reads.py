@@ -18,7 +18,7 @@ class MaskedReads(keras.layers.Layer):
     in `reads`, the variables that read such neurons by the neurons' masks. `rebuild` takes it off.
 
     Args:
-        layer: the layer to run.
+        layer: the layer to run; it must be built.
         reads: list of `(variable, axis, mask, index)`: the number of the variable in
             `layer.variables`, the axis along which the neurons lie, their `NeuronMask`, and for
             every position along the axis the neuron that lies there, -1 for none (None: position
@@ -30,6 +30,7 @@ class MaskedReads(keras.layers.Layer):
     >>> from keras_dynhp.layers.masked_reads import MaskedReads
     >>> inputs = keras.Input((5, 2))
     >>> lstm = keras.layers.LSTM(3)
+    >>> lstm.build((None, 5, 2))
     >>> outputs = MaskedReads(lstm, [(1, 0, keras_dynhp.NeuronMask(3), None)])(inputs)
     >>> outputs.shape
     (None, 3)
@@ -43,12 +44,10 @@ class MaskedReads(keras.layers.Layer):
         numbers = {key: number for number, key in enumerate(masks)}
         self.reads = [[v, axis, numbers[id(mask)], index] for v, axis, mask, index in reads]
         self.supports_masking = True
-        self.built = True  # nothing of its own; the layer inside is built by its first call
+        self.built = True  # nothing of its own
 
     def call(self, *args, **kwargs):
         """Call the layer while its reading variables are masked."""
-        if not self.layer.built:
-            self.layer(*args, **kwargs)
         variables = self.layer.variables
         values = {}
         for number, axis, mask, index in self.reads:
@@ -79,7 +78,8 @@ class MaskedReads(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        """Made again; masks stay shared where the whole model is loaded."""
+        """Made again; masks stay shared where the whole model is loaded from its file."""
+        config = dict(config)
         layer = keras.saving.deserialize_keras_object(config.pop("layer"))
         masks = [keras.saving.deserialize_keras_object(mask) for mask in config.pop("masks")]
         reads = [(v, axis, masks[mask], index) for v, axis, mask, index in config.pop("reads")]

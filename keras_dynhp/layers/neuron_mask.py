@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.registry import rule_for, zero_kept_by
+from keras_dynhp.keras_state import graph as ks
 
 
 @keras.saving.register_keras_serializable(package="keras_dynhp")
@@ -19,6 +20,7 @@ class NeuronMask(keras.layers.Layer):
 
     Args:
         neurons: the number of neurons in the group.
+        weight_of: another mask, whose weight this one shares; None for a weight of its own.
 
     Call arguments:
         inputs: a tensor that carries the group's neurons along one axis.
@@ -40,15 +42,20 @@ class NeuronMask(keras.layers.Layer):
     [[1. 0. 1.]]
     """
 
-    def __init__(self, neurons: int, **kwargs):
+    def __init__(self, neurons: int, weight_of: NeuronMask | None = None, **kwargs):
         super().__init__(**kwargs)
         if isinstance(neurons, bool) or not isinstance(neurons, int) or neurons < 1:
             raise ValueError(f"`neurons` must be a positive integer. Received: neurons={neurons!r}")
         self.neurons = neurons
         self.supports_masking = True
-        self.mask = self.add_weight(
-            shape=(neurons,), initializer="ones", trainable=False, name="mask"
-        )
+        self._shared = weight_of is not None
+        if weight_of is None:
+            self.mask = self.add_weight(
+                shape=(neurons,), initializer="ones", trainable=False, name="mask"
+            )
+        else:
+            self.mask = weight_of.mask
+            weight_of._shared = True
         self.built = True
 
     def call(self, inputs, axis=-1, index=None):
@@ -56,6 +63,8 @@ class NeuronMask(keras.layers.Layer):
         shape = [1] * len(inputs.shape)
         shape[axis] = -1
         mask = keras.ops.reshape(self.values_at(index), shape)
+        if keras.backend.standardize_dtype(inputs.dtype) == "bool":
+            return keras.ops.logical_and(inputs, keras.ops.cast(mask, "bool"))
         return inputs * keras.ops.cast(mask, inputs.dtype)
 
     def values_at(self, index=None):
@@ -71,8 +80,26 @@ class NeuronMask(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
 
     def get_config(self):
-        """`neurons`, beside the layer's own."""
-        return {**super().get_config(), "neurons": self.neurons}
+        """`neurons`, beside the layer's own, and what tells its weight from others in its file."""
+        return {**super().get_config(), "neurons": self.neurons, "shared": id(self.mask)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Made again; in a file, all places where it stood share one weight.
+
+        Not one layer: Keras can't load a layer that models inside one another share.
+        """
+        config = dict(config)
+        key = config.pop("shared", None)
+        known = {} if key is None else ks.once_per_file((cls.__name__, key), dict)
+        layer = cls(**config, weight_of=known.get("first"))
+        known.setdefault("first", layer)
+        return layer
+
+    def load_own_variables(self, store):
+        """A weight that several layers share lies in the file once, under one of them."""
+        if not (self._shared and len(store.keys()) == 0):
+            super().load_own_variables(store)
 
 
 zero_kept_by(NeuronMask)

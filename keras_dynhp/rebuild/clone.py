@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
+import tempfile
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +27,9 @@ class Masks(Protocol):
 
     def in_front(self, labels: np.ndarray, axis: int, tensor):
         """A tensor with masks on it, for a place that mixes its channels along `axis`."""
+
+    def inside(self, model: keras.Model):
+        """A context in which this model is made anew."""
 
     def around(self, layer: keras.layers.Layer, reads: list, old: keras.layers.Layer):
         """A layer with masks on what it reads inside itself, or the layer as it is."""
@@ -92,6 +98,10 @@ class _Cloner:
 
     def model(self, old: keras.Model) -> keras.Model:
         """Any model, its own class kept where it is Sequential and can stay so."""
+        with contextlib.nullcontext() if self.masks is None else self.masks.inside(old):
+            return self._model(old)
+
+    def _model(self, old: keras.Model) -> keras.Model:
         functional = ks.functional_of(old)
         plain_chain = isinstance(old, keras.Sequential) and self.masks is None
         inputs = [self._input(tensor) for tensor in functional.inputs]
@@ -149,12 +159,15 @@ class _Cloner:
         return new
 
     def _made_anew(self, old):
+        resizes = self.trace.resizes.get(id(old), {})
+        if not resizes and not isinstance(old, keras.layers.Layer):
+            return ks.copied(old)  # its arguments may be arrays, which no configuration holds
         config = copy.deepcopy(old.get_config())
-        for write, vector in self.trace.resizes.get(id(old), {}).values():
+        for write, vector in resizes.values():
             write(config, self.survivors, vector)
         parts = self.trace.parts.get(id(old))
         if not parts:
-            with ks.trusted_deserialization():
+            with ks.trusted_deserialization(), keras.saving.custom_object_scope(_objects(old)):
                 return type(old).from_config(config)
         # A layer around other layers: those are made anew first, then it is made around them.
         for key, inner in parts.items():
@@ -249,6 +262,16 @@ def _select(tensor, kept, axis, as_layer):
     return keras.Model(inside, keras.ops.take(inside, kept, axis=axis), name=name)
 
 
+def _objects(operation) -> dict[str, object]:
+    """Functions and classes that an operation was given, which nobody may have registered."""
+    own = {}
+    for value in vars(operation).values():
+        thing = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+        if not thing.__module__.startswith(("keras.", "builtins", "numpy", "tensorflow")):
+            own[thing.__name__] = thing
+    return own
+
+
 def _with_inner(layer):
     """A layer and the layers inside it, outermost first, without masks."""
     return [
@@ -262,6 +285,21 @@ def _own_variables(layer) -> list[keras.Variable]:
     """A layer's variables without those of masks inside it."""
     masks = {id(inner.mask) for inner in layer._flatten_layers() if isinstance(inner, NeuronMask)}
     return [variable for variable in layer.variables if id(variable) not in masks]
+
+
+def settle(trace: Trace, clone: Clone) -> None:
+    """Bring over what layers know beside their variables, once those have their values.
+
+    Vocabularies are assets, as in a saved model; a Normalization keeps its statistics twice.
+    """
+    for old_layer, new_layer in clone.pairs(trace):
+        for old, new in zip(_with_inner(old_layer), _with_inner(new_layer)):
+            if isinstance(new, keras.layers.Normalization) and new.built:
+                new.finalize_state()
+            if hasattr(old, "save_assets"):
+                with tempfile.TemporaryDirectory() as folder:
+                    old.save_assets(folder)
+                    new.load_assets(folder)
 
 
 def transfers(trace: Trace, clone: Clone, keep: dict[int, dict[int, np.ndarray]]) -> list[Transfer]:

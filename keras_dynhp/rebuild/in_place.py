@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_dynhp.keras_state.model import adopt
-from keras_dynhp.rebuild.clone import clone_model, transfers
+from keras_dynhp.rebuild.clone import clone_model, settle, transfers
 from keras_dynhp.rebuild.optimizer import plan_optimizer
 from keras_dynhp.rebuild.plan import RebuildPlan
 from keras_dynhp.rebuild.release import put_value, release_variable
@@ -39,6 +39,7 @@ def rebuild_in_place(plan: RebuildPlan) -> list[Transfer]:
         value = move.take(np.asarray(move.old))
         release_variable(move.old)
         put_value(move.new, value)
+    settle(trace, clone)
     if optimizer_plan is not None:
         optimizer_plan.commit()
     adopt(model, clone.model, clone.pairs(trace))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import keras
 import numpy as np
 
@@ -12,7 +15,7 @@ from keras_dynhp.graph.trace import trace_model
 from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
-from keras_dynhp.rebuild.clone import clone_model, transfers
+from keras_dynhp.rebuild.clone import clone_model, settle, transfers
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
 
 
@@ -50,28 +53,49 @@ def add_masks(model: keras.Model, prune_inputs: bool = False) -> keras.Model:
     clone = clone_model(groups.trace, everything, _Masks(groups))
     for move in transfers(groups.trace, clone, {}):
         move.new.assign(move.old)
+    settle(groups.trace, clone)
     return clone.model
 
 
 class _Masks:
-    """One `NeuronMask` for every group, wherever the group is read."""
+    """One `NeuronMask` for every group, wherever the group is read.
+
+    Keras can't load a layer that stands both in a model and in a model inside it, so there the
+    inner model gets a layer of its own, which shares the weight.
+    """
 
     def __init__(self, groups: ChannelGroups):
         self.groups = groups
-        self.layers: dict[int, NeuronMask] = {}
+        self.layers: dict[tuple[int, int], NeuronMask] = {}  # (group, model) -> layer
+        self.first: dict[int, NeuronMask] = {}
+        self.models: list[int] = []
         functional = ks.functional_of(groups.trace.model)
         self._taken = {node.operation.name for node in ks.nodes_in_order(functional)}
 
+    @contextlib.contextmanager
+    def inside(self, model: keras.Model):
+        """While this model is made anew."""
+        self.models.append(id(model))
+        yield
+        self.models.pop()
+
     def of(self, number: int) -> NeuronMask:
-        """The mask of a group."""
-        if number not in self.layers:
-            group = self.groups[number]
-            name = "mask_" + group.name.replace("/", "_").replace(":", "_").replace("#", "_")
-            while name in self._taken:
-                name += "_"
-            self._taken.add(name)
-            self.layers[number] = NeuronMask(group.size, name=name)
-        return self.layers[number]
+        """The mask of a group, for the model that is being made."""
+        key = (number, self.models[-1])
+        if key not in self.layers:
+            first = self.first.get(number)
+            size = self.groups[number].size
+            name = self._name(number) if first is None else first.name
+            self.layers[key] = NeuronMask(size, weight_of=first, name=name)
+            self.first.setdefault(number, self.layers[key])
+        return self.layers[key]
+
+    def _name(self, number: int) -> str:
+        name = "mask_" + re.sub("[/:#]", "_", self.groups[number].name)
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
     def _entries(self, vector: np.ndarray):
         for number, index in self.groups.neurons_of(vector).items():
@@ -96,7 +120,10 @@ class _Masks:
             for read in reads
             for mask, index in self._entries(read.vector)
         ]
-        return MaskedReads(layer, found, name=layer.name) if found else layer
+        if not found:
+            return layer
+        layer.build_from_config(old.get_build_config())
+        return MaskedReads(layer, found, name=layer.name)
 
 
 def rebuild(model: keras.Model, allow_layer_removal: bool = False) -> keras.Model:
@@ -134,6 +161,7 @@ def smaller_copy(plan: RebuildPlan) -> keras.Model:
     clone = clone_model(trace, plan.survivors, removals=plan.removals)
     for move in transfers(trace, clone, plan.keep):
         move.new.assign(move.take(np.asarray(move.old)))
+    settle(trace, clone)
     return clone.model
 
 

@@ -61,6 +61,14 @@ def test_prints_at_a_glance(groups):
     assert "barriers:\n  layer_norm: normalizes over channels" in text
 
 
+def test_one_is_no_plural():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(2, name="a"), L.Dense(1, name="b")])
+    assert str(dynhp.find_groups(model)).splitlines() == [
+        "1 prunable group, 2 neurons, 92.3% of the parameters",
+        "  a  2 neurons, read by b",
+    ]
+
+
 def test_barriers_of_one_reason_share_a_line():
     layers = [L.Softmax(name=f"s{i}") if i % 2 else L.Dense(4) for i in range(14)]
     text = str(dynhp.find_groups(keras.Sequential([keras.Input((4,)), *layers, L.Dense(2)])))

@@ -9,24 +9,8 @@ from benchmarks.exactness import check, difference, outputs_of, random_inputs
 from benchmarks.support_cases import CASES, KEPT, NONE, PRUNED
 from benchmarks.support_matrix import CONTEXTS, PAGE, page, plain
 
-RECURRENT = ("RNN", "GRU", "LSTM", "Bidirectional")
-
-
-def unsolved(case, context):
-    """What is known not to work yet, with what is known of it."""
-    if case.name == "EinsumDense along positions":
-        return [pytest.mark.xfail(reason="its bias pins the stem, which the case says is pruned")]
-    if CONTEXTS[context] is plain and any(kind in case.name for kind in RECURRENT):
-        return [
-            pytest.mark.xfail(
-                reason="a masked recurrent model loses the mask inside its layer when it is loaded"
-            )
-        ]
-    return []
-
-
 CELLS = [
-    pytest.param(case, context, id=f"{case.name} / {context}", marks=unsolved(case, context))
+    pytest.param(case, context, id=f"{case.name} / {context}")
     for case in CASES
     for context in CONTEXTS
     if context not in case.without
@@ -63,11 +47,10 @@ def test_cell(case, context, tmp_path):
 def save_and_load(found, tmp_path):
     """The masked and the rebuilt model survive a file."""
     data = random_inputs(found.small)
-    keras.config.enable_unsafe_deserialization()  # the case of the Lambda layer
     for name, model in (("masked", found.masked), ("small", found.small)):
         path = tmp_path / f"{name}.keras"
         model.save(path)
-        again = keras.models.load_model(path)
+        again = keras.models.load_model(path, safe_mode=False)
         assert difference(outputs_of(model, data), outputs_of(again, data)) <= 1e-6
         assert len(again.weights) == len(model.weights)  # masks are still shared
 

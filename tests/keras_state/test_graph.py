@@ -10,6 +10,34 @@ from keras import ops
 from keras_dynhp.keras_state import graph as ks
 
 
+def test_one_object_per_key_while_a_file_is_loaded(tmp_path):
+    made = []
+
+    @keras.saving.register_keras_serializable("tests")
+    class Probe(L.Identity):
+        @classmethod
+        def from_config(cls, config):
+            made.append(ks.once_per_file("key", object))
+            return cls(**config)
+
+    inputs = keras.Input((2,))
+    keras.Model(inputs, Probe()(Probe()(inputs))).save(tmp_path / "probe.keras")
+    for _ in range(2):
+        keras.models.load_model(tmp_path / "probe.keras")
+    assert made[0] is made[1] and made[2] is made[3]
+    assert made[0] is not made[2]
+    assert ks.once_per_file("key", object) is not ks.once_per_file("key", object)
+
+
+def test_a_bare_operation_is_copied_without_its_calls():
+    operation = keras.ops.clip(keras.Input((2,)), 0, 1)._keras_history.operation
+    new = ks.copied(operation)
+    assert type(new) is type(operation) and (new.x_min, new.x_max) == (0, 1)
+    other = keras.Input((3,))
+    assert new(other).shape == (None, 3)
+    assert len(operation._inbound_nodes) == 1 and len(new._inbound_nodes) == 1
+
+
 @pytest.fixture
 def model():
     one, other = keras.Input((3,), name="a"), keras.Input((3,), name="b")

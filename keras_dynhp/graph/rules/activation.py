@@ -8,6 +8,38 @@ import keras
 MIXING = {"softmax", "log_softmax", "sparsemax", "glu"}
 
 
+# Activations of zero that are zero.
+AT_ZERO = {
+    "celu",
+    "elu",
+    "gelu",
+    "hard_shrink",
+    "hard_silu",
+    "hard_tanh",
+    "leaky_relu",
+    "linear",
+    "relu",
+    "relu6",
+    "selu",
+    "silu",
+    "soft_shrink",
+    "softsign",
+    "tanh",
+    "tanh_shrink",
+}
+
+
+def is_known(activation) -> bool:
+    """Whether an activation is one of Keras's own functions."""
+    name = str(getattr(activation, "__name__", None))
+    return getattr(keras.activations, name, None) is activation
+
+
+def keeps_zero(activation) -> bool:
+    """Whether an activation of zero is zero."""
+    return is_known(activation) and activation.__name__ in AT_ZERO
+
+
 def mixes_channels(activation) -> str | None:
     """Why an activation may not be pruned through, or None if it works channel by channel."""
     if activation is None:
@@ -15,7 +47,7 @@ def mixes_channels(activation) -> str | None:
     name = getattr(activation, "__name__", None)
     if isinstance(activation, keras.layers.Layer):
         return f"its activation is a layer ({type(activation).__name__})"
-    if getattr(keras.activations, str(name), None) is not activation:
+    if not is_known(activation):
         return f"its activation {name!r} is not one of keras.activations, so it may mix channels"
     if name in MIXING:
         return f"its activation {name} mixes channels"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.registry import rule_for, zero_kept_by
-from keras_dynhp.graph.rules.activation import mixes_channels
+from keras_dynhp.graph.rules.activation import is_known, keeps_zero, mixes_channels
+from keras_dynhp.graph.rules.merging import join
 
 layers = keras.layers
 zero_kept_by(
     layers.Identity,
-    layers.ReLU,
     layers.LeakyReLU,
+    layers.PReLU,
     layers.ELU,
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -25,6 +27,9 @@ zero_kept_by(
     "Tanh",
     "Negative",
 )
+# Below its threshold a ReLU with a slope returns slope * (x - threshold).
+zero_kept_by(layers.ReLU, when=lambda layer: not (layer.threshold and layer.negative_slope))
+zero_kept_by(layers.Activation, when=lambda layer: keeps_zero(layer.activation))
 
 
 @rule_for(
@@ -32,11 +37,9 @@ zero_kept_by(
     layers.ReLU,
     layers.LeakyReLU,
     layers.ELU,
-    layers.Dropout,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
-    layers.AlphaDropout,
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.ActivityRegularization,
@@ -73,7 +76,6 @@ zero_kept_by(
     "Arctanh",
     "Cbrt",
     "Ceil",
-    "Clip",
     "Copy",
     "Cos",
     "Cosh",
@@ -119,11 +121,39 @@ def elementwise(call):
     return call.inputs[0]
 
 
+@rule_for(layers.Dropout, layers.AlphaDropout)
+def dropout(call):
+    """Like the others, but its noise may have a shape of its own."""
+    noise = call.layer.noise_shape or ()
+    for axis in call.varies():
+        if len(noise) > axis and noise[axis] not in (None, 1):
+
+            def write(config, survivors, vector, axis=axis):
+                shape = list(config["noise_shape"])
+                shape[axis] = survivors.count(vector)
+                config["noise_shape"] = tuple(shape)
+
+            call.resize(("noise_shape", axis), call.channels(0, axis), write)
+    return call.inputs[0]
+
+
+@rule_for("Clip")
+def clip(call):
+    """Bounds may be one number, or a constant for every channel."""
+    if any(np.ndim(bound) for bound in (call.layer.x_min, call.layer.x_max)):
+        call.pin(call.inputs[0], "its bounds list constants")
+    return call.inputs[0]
+
+
 @rule_for(layers.Activation)
 def activation(call):
     """An activation function by itself."""
     why = mixes_channels(call.layer.activation)
-    return softmax(call, -1) if why else call.inputs[0]
+    if why is None:
+        return call.inputs[0]
+    if is_known(call.layer.activation):
+        return softmax(call, -1)
+    return call.barrier(why) if call.varies() else call.inputs[0]
 
 
 @rule_for(layers.Softmax)
@@ -142,9 +172,18 @@ def softmax_operation(call):
 def softmax(call, *axes):
     """A zero would still weigh in the sum, so masking is not removing."""
     rank = len(call.input_shapes[0])
-    if {axis % rank for axis in axes} & set(lb.varying(call.inputs[0])):
+    over = set(range(rank)) if None in axes else {axis % rank for axis in axes}
+    if over & set(lb.varying(call.inputs[0])):
         return call.barrier("mixes channels (a removed one would change the others)")
+    if len(call.inputs) > 1:  # a mask of what counts, as large as what it is for
+        return join(call, call.inputs[0], call.input_shapes[0], *_mask(call))[0]
     return call.inputs[0]
+
+
+def _mask(call):
+    labels, shape = call.inputs[1], call.input_shapes[1]
+    extra = call.inputs[0].ndim - labels.ndim
+    return labels.reshape((1,) * extra + labels.shape), (1,) * extra + tuple(shape)
 
 
 @rule_for(layers.Masking)

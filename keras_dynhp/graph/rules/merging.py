@@ -28,7 +28,10 @@ def merge(call):
             labels, other = labels[:, None], (other[0], 1, *other[1:])
         while len(shape) < len(other):
             result, shape = result[:, None], (shape[0], 1, *shape[1:])
+        first = shape
         result, shape = join(call, result, shape, labels, other)
+        if isinstance(call.layer, (layers.Add, layers.Average)):
+            keep_from_keras_add(call, result, first, other)
     return result
 
 
@@ -79,8 +82,41 @@ def arithmetic(call):
         rank = max(len(shape), len(own))
         result, shape = _pad(result, shape, rank)
         labels, own = _pad(labels, own, rank)
+        first = shape
         result, shape = join(call, result, shape, labels, own)
+        if type(call.layer).__name__ == "Add":
+            keep_from_keras_add(call, result, first, own)
     return result
+
+
+def keep_from_keras_add(call, labels, one, other):
+    """Keep channels whose number could make Keras add along the wrong axis.
+
+    `keras.ops.add` takes a second operand with a single axis longer than 1 for a vector of biases,
+    and adds it along the last axis or axis 1, whichever has its length (Keras 3.15).
+    """
+    for axis in lb.varying(labels):
+        size = max(shape[axis] or 0 for shape in (one, other))
+        # Only a length that some axis has can be mistaken for it.
+        for count in {1, size} | {dim for dim in (*one, *other) if dim and dim < size}:
+            shapes = [
+                tuple(count if a == axis and d == size else d for a, d in enumerate(shape))
+                for shape in (one, other)
+            ]
+            if _adds_elsewhere(*shapes):
+                call.pin(labels, "Keras may add a tensor of this shape along the wrong axis")
+                return
+
+
+def _adds_elsewhere(one, other) -> bool:
+    """Whether Keras would add `other` to `one` along an axis on which it does not lie."""
+    long = [a for a, dim in enumerate(other) if dim != 1 and (a or dim is not None)]
+    if len(long) != 1 or len(one) < 2:
+        return False
+    (axis,), size = long, other[long[0]]
+    ends = [len(one) - 1, 1]  # the last axis is looked at first
+    met = [a for a in ends if one[a] != 1 and (None in (one[a], size) or one[a] == size)]
+    return bool(met) and met[0] != axis
 
 
 def _pad(labels, shape, rank):

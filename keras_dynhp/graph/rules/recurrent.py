@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_dynhp.graph import labels as lb
+from keras_dynhp.graph.call import is_symbolic
 from keras_dynhp.graph.records import IN, INSIDE, OUT
 from keras_dynhp.graph.registry import rule_for
 from keras_dynhp.graph.rules.activation import mixes_channels
@@ -30,11 +32,25 @@ def label_cell(call, cell, features, units):
             call.pin(units, why)
 
 
+def given_states(call):
+    """The labels of each initial state that a call was given; masks of steps are no states."""
+    if not (call.args or call.kwargs):  # inside another layer, which sorted its inputs
+        return call.inputs[1:]
+    states = keras.tree.flatten(call.arguments().get("initial_state"))
+    return [_state_labels(call, state) for state in states if state is not None]
+
+
+def _state_labels(call, state):
+    if is_symbolic(state):
+        return call.inputs[call.index_of(state)]
+    rank = len(np.shape(state))
+    return lb.blank(rank, call.fixed(f"a constant is the initial state of {call.path}"))
+
+
 def join_states(call, states, axis=-1):
     """Initial states are the units of the step before; a stateful layer keeps them in variables."""
-    for number, units in enumerate(states):
-        if len(call.inputs) > number + 1:
-            call.couple(call.channels(number + 1, axis), units)
+    for labels, units in zip(given_states(call), states):
+        call.couple(lb.axis_vector(labels, axis, len(units)), units)
     kept = keras.tree.flatten(getattr(call.layer, "states", None) or [])
     for variable, units in zip(kept, states):
         rank = len(variable.shape)
@@ -108,18 +124,21 @@ def bidirectional(call):
         kind = type(layer.forward_layer).__name__
         return call.barrier(f"runs a layer of another kind than SimpleRNN, GRU, LSTM ({kind})")
     merge = layer.merge_mode
-    half = 1 + len(call.inputs) // 2
-    given = ([0, *range(1, half)], [0, *range(half, len(call.inputs))])
+    states = given_states(call)
+    half = len(states) // 2
     results = []
     for key, inner, mine in zip(
-        ("layer", "backward_layer"), (layer.forward_layer, layer.backward_layer), given
+        ("layer", "backward_layer"),
+        (layer.forward_layer, layer.backward_layer),
+        (states[:half], states[half:]),
     ):
         one = call.inside(
             inner,
             key,
-            inputs=[call.inputs[i] for i in mine],
-            input_shapes=[call.input_shapes[i] for i in mine],
+            inputs=[call.inputs[0], *mine],
             output_shapes=_shapes_of_one(inner),
+            args=(),
+            kwargs={},
         )
         results.append(one.run())
     (forward, *states), (backward, *more) = results

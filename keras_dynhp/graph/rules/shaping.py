@@ -218,7 +218,7 @@ def stack(call):
 
 @rule_for("Mean", "Max", "Amax", "Min", "Amin", "Sum", "Prod", "Var", "Std", "Any", "All", "Median")
 def reduction(call):
-    """Reductions over other axes leave channels alone; a sum over channels reads them."""
+    """Reductions over other axes leave channels alone; a sum (or any) over channels reads them."""
     layer, labels, rank = call.layer, call.inputs[0], len(call.input_shapes[0])
     axes = layer.axis
     if axes is None:
@@ -226,7 +226,7 @@ def reduction(call):
     axes = {axis % rank for axis in (axes if hasattr(axes, "__iter__") else [axes])}
     if axes & set(lb.varying(labels)):
         single = len(lb.varying(labels)) == 1
-        if type(layer).__name__ != "Sum" or not single:
+        if type(layer).__name__ not in ("Sum", "Any") or not single:
             return call.barrier("reduces over channels, where a zero would still count")
         call.read(0, lb.varying(labels)[0], weightless=True)
         return lb.blank(len(call.output_shapes[0]), call.fixed(f"a sum made by {call.path}"))

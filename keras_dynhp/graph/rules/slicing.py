@@ -144,6 +144,7 @@ def take(call):
         return (args[0], [int(i) for i in kept]), {}
 
     call.rewrite(change)
+    call.section(vector)
     return call.along(vector, axis)
 
 
