@@ -105,7 +105,8 @@ def measure(network: str, folder: Path) -> dict[str, dict]:
     from keras_dynhp.export.device import device_report
 
     data = DATASETS[SUBJECTS[network].dataset]()
-    rows = np.random.default_rng(0).choice(len(data.x_train), 500, replace=False)
+    seen = SUBJECTS[network].samples or len(data.x_train)
+    rows = np.random.default_rng(0).choice(seen, 500, replace=False)
     test = tf.data.Dataset.from_tensor_slices((data.x_test, data.y_test)).batch(500)
     records, interpreters = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -153,7 +154,9 @@ def page(records: dict[str, dict]) -> str:
     parts = [_INTRODUCTION]
     for network, variants in records.items():
         dense = variants["dense"]
-        parts.append(f"## {network} on {SUBJECTS[network].dataset}, {dense['epochs']} epochs\n\n")
+        subject = SUBJECTS[network]
+        of = f" ({subject.samples:,} samples)" if subject.samples else ""
+        parts.append(f"## {network} on {subject.dataset}{of}, {dense['epochs']} epochs\n\n")
         header = ["", "parameters", "not zero", "float, %", "int8, %", "flash, bytes"]
         header += ["arena, bytes", "MACs", f"{NPU} cycles", "LiteRT, ms", "TFLM differs, steps"]
         header += ["flash estimated", "arena estimated"]
