@@ -72,16 +72,19 @@ def _gates(model: keras.Model, groups: ChannelGroups, data) -> dict:
         )
     names = keras.optimizers.SGD()  # only tells which variable is which
     meter = GateMeter(groups, names, momentum=1.0)
+    # Of frozen layers too: they take no part in training, but are pruned like the others.
+    places = {id(p.variable): p.variable for group in groups for p in group.places}
+    variables = [v for v in places.values() if keras.backend.is_float_dtype(v.dtype)]
 
     @tf.function(reduce_retracing=True)
     def step(x, y, sample_weight):
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values = [variable.value for variable in variables]
+            tape.watch(values)
             # The inference form of the network: pruning is to leave its outputs as they are.
             loss = model.compute_loss(x, y, model(x, training=False), sample_weight)
-        variables = model.trainable_variables
-        for variable, gradient in zip(variables, tape.gradient(loss, variables)):
+        for weights, gradient in zip(values, tape.gradient(loss, values)):
             if gradient is not None:
-                weights = variable.value
                 meter.read(variable_key(names, weights), gradient, weights, weights)
 
     batches = 0
