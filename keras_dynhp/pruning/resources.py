@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,19 +10,8 @@ import numpy as np
 from keras_dynhp.costs.macs import layer_macs
 from keras_dynhp.graph.groups import ChannelGroups
 
-
-@dataclass(frozen=True)
-class _Term:
-    """`weight` times the product over axes of (`fixed` + sum of `per_neuron` * widths)."""
-
-    weight: float
-    axes: tuple[tuple[int, dict[int, float]], ...]
-
-    def axis_sizes(self, widths: np.ndarray) -> list[float]:
-        return [
-            fixed + sum(count * widths[group] for group, count in per_neuron.items())
-            for fixed, per_neuron in self.axes
-        ]
+# Of each axis of a variable: what is fixed, and how many positions each neuron of a group adds.
+Axes = tuple[tuple[int, dict[int, float]], ...]
 
 
 class Resource:
@@ -31,30 +20,48 @@ class Resource:
     Args:
         name: `"params"`, `"macs"`, ...
         constant: what does not depend on any width.
-        terms: one for each variable that counts.
+        terms: one for each variable that counts, its weight and its axes.
+        num_groups: how many groups there are.
     """
 
-    def __init__(self, name: str, constant: float, terms: list[_Term]):
+    def __init__(
+        self, name: str, constant: float, terms: Sequence[tuple[float, Axes]], num_groups: int
+    ):
         self.name = name
         self.constant = constant
-        self.terms = terms
+        self._num_groups = num_groups
+        self._weights = np.array([weight for weight, _ in terms], float)
+        # Asked for each neuron that goes, so it has to be quick: an array of all axes of all
+        # variables, and beside it what the groups add to which of them.
+        most = max((len(axes) for _, axes in terms), default=1)
+        self._fixed = np.ones((len(terms), most))
+        entries = []
+        for term, (_, axes) in enumerate(terms):
+            for axis, (fixed, per_neuron) in enumerate(axes):
+                self._fixed[term, axis] = fixed
+                entries += [(term * most + axis, g, count) for g, count in per_neuron.items()]
+        columns = np.array(entries, float).reshape(-1, 3).T
+        self._place, self._group = columns[0].astype(int), columns[1].astype(int)
+        self._count = columns[2]
 
     def value(self, widths: np.ndarray) -> float:
         """What a network of these group widths costs."""
-        return self.constant + sum(
-            term.weight * float(np.prod(term.axis_sizes(widths))) for term in self.terms
-        )
+        return float(self.constant + self._weights @ self._sizes(widths).prod(axis=1))
 
     def per_neuron(self, widths: np.ndarray) -> np.ndarray:
         """What one neuron of each group costs at these widths (the derivative)."""
-        cost = np.zeros(len(widths))
-        for term in self.terms:
-            sizes = term.axis_sizes(widths)
-            for axis, (_, per_neuron) in enumerate(term.axes):
-                rest = float(np.prod(sizes[:axis] + sizes[axis + 1 :]))
-                for group, count in per_neuron.items():
-                    cost[group] += term.weight * count * rest
-        return cost
+        sizes = self._sizes(widths)
+        slope = np.empty_like(sizes)
+        for axis in range(sizes.shape[1]):
+            slope[:, axis] = self._weights * np.delete(sizes, axis, axis=1).prod(axis=1)
+        each = self._count * slope.ravel()[self._place]
+        return np.bincount(self._group, each, self._num_groups)
+
+    def _sizes(self, widths: np.ndarray) -> np.ndarray:
+        """The length of every axis: one line for each variable, filled up with ones."""
+        added = self._count * np.asarray(widths, float)[self._group]
+        added = np.bincount(self._place, added, self._fixed.size)
+        return self._fixed + added.reshape(self._fixed.shape)
 
 
 def parameters(groups: ChannelGroups) -> Resource:
@@ -98,11 +105,11 @@ def weighted(
         if id(variable) not in axes:
             constant += weight * int(np.prod(variable.shape))
             continue
-        terms.append(_Term(weight, axes[id(variable)]))
-    return Resource(name, constant, terms)
+        terms.append((weight, axes[id(variable)]))
+    return Resource(name, constant, terms, len(groups))
 
 
-def group_axes(groups: ChannelGroups) -> dict[int, tuple[tuple[int, dict[int, float]], ...]]:
+def group_axes(groups: ChannelGroups) -> dict[int, Axes]:
     """For every variable that some group reaches: per axis, what is fixed and what each group adds.
 
     `(fixed, {group number: positions per neuron})`.
