@@ -1,5 +1,7 @@
 """A federation in one process: real strategy, real clients, messages handed over by hand."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -82,11 +84,9 @@ class LocalGrid(Grid):
     create_message = push_messages = pull_messages = set_run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def federation():
     """What the tests build federations from."""
-    import types
-
     return types.SimpleNamespace(
         Node=Node, LocalGrid=LocalGrid, build_model=build_model, accuracy=accuracy
     )

@@ -1,0 +1,1 @@
+"""A tiny federation, for tests."""
