@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 
 def is_available() -> bool:
-    """Whether the allocator of the training device reports: a GPU's does, a CPU's may.
+    """Whether the allocator of the training device counts all that is in use: a GPU's does.
 
-    On a CPU some builds of TensorFlow count only if the environment variable
-    `TF_CPU_ALLOCATOR_USE_BFC=1` was set before it was imported.
+    On a CPU TensorFlow counts everything only if the environment variable
+    `TF_CPU_ALLOCATOR_USE_BFC=1` was set before it was imported. Without it some builds report
+    nothing, and others large tensors only, which is worse.
     """
+    return _counts(device())
+
+
+@functools.cache
+def _counts(name: str) -> bool:
     try:
-        tf.config.experimental.get_memory_info(device())
+        before = tf.config.experimental.get_memory_info(name)["current"]
+        with tf.device(name):
+            small = tf.random.uniform((256,))
+        after = tf.config.experimental.get_memory_info(name)["current"]
     except ValueError:
         return False
-    return True
+    return after - before >= small.numpy().nbytes
 
 
 def device() -> str:
@@ -57,11 +68,10 @@ def reset_peak() -> None:
 
 def _info() -> dict[str, int]:
     name = device()
-    try:
-        return tf.config.experimental.get_memory_info(name)
-    except ValueError as error:
+    if not _counts(name):
         raise RuntimeError(
-            f"TensorFlow's allocator of {name} does not report what is in use. Set the environment "
-            "variable TF_CPU_ALLOCATOR_USE_BFC=1 before TensorFlow is imported, or ask "
-            "memory.measure.is_available() first."
-        ) from error
+            f"TensorFlow's allocator of {name} does not report all that is in use. Set the "
+            "environment variable TF_CPU_ALLOCATOR_USE_BFC=1 before TensorFlow is imported, or "
+            "ask memory.measure.is_available() first."
+        )
+    return tf.config.experimental.get_memory_info(name)
