@@ -36,11 +36,16 @@ def randomize(model: keras.Model, seed: int = 0, inputs=None, gain: float = 1.5)
             fan_in = shape[0] if "depthwise" in name else math.prod(shape[:-1])
             value = random.normal(0, math.sqrt(gain / fan_in), shape)
         variable.assign(value)
+    finalize(model)
+    if inputs is not None:
+        calibrate(model, inputs)
+
+
+def finalize(model: keras.Model) -> None:
+    """Let every Normalization take notice of statistics that were assigned to its variables."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Normalization) and layer.built:
             layer.finalize_state()
-    if inputs is not None:
-        calibrate(model, inputs)
 
 
 def calibrate(model: keras.Model, inputs) -> None:
@@ -118,6 +123,7 @@ class Check:
     small: keras.Model
     copy_error: float  # masked copy against the model, all masks 1
     error: float  # rebuilt against masked
+    spread: float  # how much the masked model's outputs depend on the data
 
 
 def check(
@@ -136,8 +142,9 @@ def check(
     copy_error = difference(before, outputs_of(masked, inputs))
     random_masks(masked, seed + 2, share)
     small = dynhp.rebuild(masked)
-    error = difference(outputs_of(masked, inputs), outputs_of(small, inputs))
-    return Check(groups, masked, small, copy_error, error)
+    outputs = outputs_of(masked, inputs)
+    error = difference(outputs, outputs_of(small, inputs))
+    return Check(groups, masked, small, copy_error, error, spread(outputs))
 
 
 def masked_in_place(model: keras.Model, groups, keep: dict[str, np.ndarray]) -> None:

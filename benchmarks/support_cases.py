@@ -110,6 +110,11 @@ def reversible():
     return lambda x: layer(dense(layer(x)), reverse=True)
 
 
+def masked_lstm():
+    masking, lstm = L.Masking(), L.LSTM(5)
+    return lambda x: lstm(masking(x))
+
+
 def encoder_decoder():
     encoder, decoder = L.LSTM(5, return_state=True), L.LSTM(5)
 
@@ -189,6 +194,7 @@ family(
         "RNN(StackedRNNCells)",
         lambda: L.RNN(L.StackedRNNCells([L.LSTMCell(5), L.GRUCell(4), L.SimpleRNNCell(3)])),
     ),
+    ("Masking and LSTM", masked_lstm),
     ("Bidirectional concat", lambda: L.Bidirectional(L.LSTM(5))),
     (
         "Bidirectional sum",
@@ -197,6 +203,7 @@ family(
     ("ConvLSTM1D", fresh(L.ConvLSTM1D, 5, 3), {"shape": (3, 6, 8)}),
     ("ConvLSTM2D", fresh(L.ConvLSTM2D, 4, 3, return_sequences=True), {"shape": MOVIE}),
     ("TimeDistributed(Conv2D)", lambda: L.TimeDistributed(L.Conv2D(5, 3)), {"shape": MOVIE}),
+    ("TimeDistributed(LSTM)", lambda: L.TimeDistributed(L.LSTM(4)), {"shape": MOVIE[1:]}),
     ("TimeDistributed(model)", time_distributed_model, {"shape": MOVIE}),
     own=PRUNED,
 )
@@ -230,6 +237,7 @@ family(
     ("UnitNormalization", fresh(L.UnitNormalization)),
     ("ops.normalize", bare(lambda x: ops.normalize(x))),
     ("SpectralNormalization(Conv2D)", lambda: L.SpectralNormalization(L.Conv2D(5, 3)), makes),
+    ("SpectralNormalization(Dense)", lambda: L.SpectralNormalization(L.Dense(5)), makes),
     (
         "Normalization with constants",
         fresh(L.Normalization, mean=0.5, variance=2.0),

@@ -92,7 +92,9 @@ def page() -> str:
         "neurons of its own, which can be pruned. Every cell under a context is a test: half of",
         "all prunable neurons are masked at random, and the rebuilt model must equal the masked",
         "one to rounding. Barriers are exact, too: what they touch is kept, with a reason.",
-        "*No kernel*: TensorFlow has none for it on a CPU.",
+        "*No kernel*: TensorFlow has none for it on a CPU. Data of channels_first, several outputs,",
+        "states and masks of steps given to a layer, and what must not be pruned are tests of their",
+        "own: tests/graph/test_named_cases.py and tests/graph/test_adversarial.py.",
         "",
         "Written by `python -m benchmarks.support_matrix`, checked by tests/graph/test_support.py.",
         "",
@@ -108,7 +110,7 @@ def page() -> str:
                     case.name,
                     words[case.through],
                     words[case.own],
-                    *["exact"] * len(CONTEXTS),
+                    *["no kernel" if c in case.without else "exact" for c in CONTEXTS],
                 ]
                 lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
@@ -117,4 +119,5 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    print(f"{PAGE}: {len(CASES)} rows, {len(CASES) * len(CONTEXTS)} cells")
+    cells = sum(len(CONTEXTS) - len(case.without) for case in CASES)
+    print(f"{PAGE}: {len(CASES)} rows, {cells} cells")

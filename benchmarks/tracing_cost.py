@@ -1,5 +1,7 @@
 """What following channels costs: NASNetLarge, and residual blocks stacked ever deeper and wider.
 
+Seconds are those of the processor, so that other programs don't count.
+
     python -m benchmarks.tracing_cost
 
 Writes benchmarks/results/tracing_cost.csv and .png (the plot needs matplotlib).
@@ -37,11 +39,11 @@ def measure(name: str, model: keras.Model, repeats: int = 3) -> dict:
     """The shortest of a few tracings and plannings in which half of every group goes."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         groups = dynhp.find_groups(model)
         keep = {group.name: np.arange(group.size) % 2 == 0 for group in groups}
         plan_rebuild(groups, groups.survivors(keep))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return {
         "model": name,
         "operations": len(model.operations),

@@ -15,7 +15,10 @@ FAST = ["MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG16"]
 @pytest.mark.parametrize("name", FAST)
 def test_exact(name):
     row = measure(name, True)
-    assert float(row["max_relative_error"]) <= 1e-4
+    assert float(row["error_float64"]) <= 1e-9
+    assert float(row["error_float32"]) <= 1e-3
+    assert row["saved_and_loaded"] == "same"
+    assert row["int8_bytes"] == "" or row["int8_bytes"] > 0
     assert row["prunable_share"] >= 0.9
     assert row["parameters_half_masked"] < 0.7 * row["parameters"]
 
@@ -32,6 +35,8 @@ def test_the_table_holds_what_is_promised():
     assert list(rows[0]) == COLUMNS
     assert {row["model"] for row in rows} <= set(constructors())
     for row in rows:
-        assert float(row["max_relative_error"]) <= 1e-4, row["model"]
+        assert float(row["error_float64"]) <= 1e-9, row["model"]
+        assert float(row["error_float32"] or 0.0) <= 1e-3, row["model"]
+        assert row["saved_and_loaded"] == ("same" if row["top"] == "yes" else ""), row["model"]
         assert float(row["prunable_share"]) >= 0.9, row["model"]
         assert int(row["parameters_half_masked"]) < int(row["parameters"]), row["model"]

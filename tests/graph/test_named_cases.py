@@ -37,6 +37,26 @@ def test_channels_first_biases_that_may_meet_columns_are_kept():
     assert "columns" in groups.kept[0].reason
 
 
+def test_several_inputs_and_outputs_by_name():
+    one, other = keras.Input((6, 6, 3), name="picture"), keras.Input((4,), name="facts")
+    x = L.Conv2D(8, 3, name="stem")(one)
+    facts = L.Dense(8, name="gate")(other)
+    y = L.Multiply()([x, L.Reshape((1, 1, 8))(facts)])
+    outputs = {
+        "class": L.Dense(3)(L.GlobalAveragePooling2D()(y)),
+        "map": L.Conv2D(1, 1)(x),
+        "facts": L.Dense(2)(facts),
+    }
+    model = keras.Model({"picture": one, "facts": other}, outputs)
+    random = np.random.default_rng(0)
+    data = {"picture": random.normal(size=(2, 6, 6, 3)), "facts": random.normal(size=(2, 4))}
+    found = check(model, inputs=data)
+    assert set(found.groups["stem"].layers) == {"stem", "gate"}
+    assert set(found.small.output_names) == set(found.masked.output_names)
+    assert found.copy_error <= ROUNDING
+    assert found.error <= ROUNDING
+
+
 def test_a_stateful_layer():
     inputs = keras.Input(batch_shape=(2, 5, 3))
     x = L.LSTM(6, stateful=True, name="lstm")(inputs)
