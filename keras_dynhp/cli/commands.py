@@ -43,6 +43,7 @@ class Result:
 def inspect(path: str) -> Result:
     """Channel groups, barriers, parameters, MACs and training memory of a model."""
     model = _load(path)
+    progress(f"following the channels of {path}")
     groups = dynhp.find_groups(model)
     memory = dynhp.estimate_memory(model, FLAGS.batch_size, FLAGS.optimizer)
     data = {
@@ -79,7 +80,9 @@ def prune(path: str) -> Result:
         if y is None:
             raise ValueError(f"{FLAGS.data} has no array y, which a criterion with gradients needs")
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
-    progress(f"pruning {path}")
+    progress(
+        f"pruning {path}" + (f" by {len(x):,} samples of {FLAGS.data}" if data is not None else "")
+    )
     small = dynhp.prune(model, target, FLAGS.criterion, data)
     small.save(out)
     figures = {

@@ -148,7 +148,7 @@ class ParetoFront:
                 linewidth=1,
             )
             panel.set(xlabel=name + (", KB" if scale > 1 else ""), ylabel=self.quality)
-            panel.legend()
+            panel.legend(loc=f"{'lower' if self._sign > 0 else 'upper'} right")
         if path is not None:
             figure.savefig(path, dpi=120)
         return figure
