@@ -181,7 +181,7 @@ def main(argv):
     import keras_dynhp as dynhp
 
     history = json.loads((out / "history.json").read_text())
-    model = keras.models.load_model(out / "model.keras")
+    model = keras.models.load_model(out / "model.keras", compile=False)
     with np.load(out / "data" / "calibration.npz") as file:
         samples = file["x"].astype("float32") / 255.0
     device = dynhp.export_tflite(model, out / "model.tflite", "int8", samples)

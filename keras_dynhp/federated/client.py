@@ -18,7 +18,7 @@ from keras_dynhp.federated.messages import Counts, Plan, Refused, Update, read_w
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
 from keras_dynhp.memory import measure
 from keras_dynhp.memory.budget import Budget
-from keras_dynhp.memory.estimate import estimate_memory
+from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.pruning.fading import Fading
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.rebuild.release import release_variable
@@ -195,7 +195,7 @@ class DynHPClient:
         unhook()
         peak = measure.peak_bytes() if tells else 0
         if tells and self.budget is not None:
-            self.budget.observe(estimate_memory(model, batch_size, optimizer), peak)
+            self.budget.observe(StepMemory(model, optimizer, pruning=True).at(batch_size), peak)
         return peak
 
 

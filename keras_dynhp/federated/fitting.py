@@ -69,7 +69,7 @@ def widths_that_fit(
 def _needed(layout, whole, widths, budget, model, batch_size) -> int:
     plan = layout.plan(layout.narrowed(whole, widths))
     copy = clone_model(plan.groups.trace, plan.survivors, removals=plan.removals).model
-    memory = StepMemory(copy, model.optimizer).at(batch_size)
+    memory = StepMemory(copy, model.optimizer, pruning=True).at(batch_size)
     for variable in copy.variables:
         release_variable(variable)
     return budget.predict(memory)

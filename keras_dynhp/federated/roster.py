@@ -30,7 +30,8 @@ class Roster:
     Attributes:
         widths: for each node that can, how many neurons of each group its memory holds.
         refused: for each node that can't, why; it is not asked again in this run.
-        min_clients: how many must be connected before nodes are chosen.
+        min_clients: how many must be connected before the first nodes are chosen; later, who is
+            left goes on.
     """
 
     def __init__(self, layout: Layout):
@@ -58,13 +59,14 @@ class Roster:
 
     def _wait(self, grid: Grid, timeout: float) -> list[int]:
         began = time.monotonic()
-        while len(nodes := list(grid.get_node_ids())) < self.min_clients:
+        least = 1 if self.widths else self.min_clients
+        while len(nodes := list(grid.get_node_ids())) < least:
             if time.monotonic() - began > timeout:
                 raise TimeoutError(
                     f"{len(nodes)} clients are connected after {timeout:.0f} s; "
-                    f"{self.min_clients} are needed. Start more SuperNodes, or ask for fewer."
+                    f"{least} are needed. Start more SuperNodes, or ask for fewer."
                 )
-            logger.info("%d of %d clients are connected; waiting.", len(nodes), self.min_clients)
+            logger.info("%d of %d clients are connected; waiting.", len(nodes), least)
             time.sleep(_PAUSE)
         return nodes
 

@@ -124,7 +124,7 @@ class DynHPStrategy(Strategy):
             timeout: seconds that clients have for a round; who answers later is not waited for.
             evaluate: called with the network after each round; what it returns stands in
                 `history`.
-            min_clients: wait until so many are connected before a round begins.
+            min_clients: wait until so many are connected before the first round begins.
 
         Returns:
             Flower's record of the run, with the final weights.
@@ -203,7 +203,9 @@ class DynHPStrategy(Strategy):
             node = reply.metadata.src_node_id
             plan = waiting.pop(node, None)
             if plan is None:
-                logger.warning("Refused a message of node %d, which was not asked.", node)
+                # The SuperLink itself tells of a node that it can't reach.
+                why = reply.error.reason if reply.has_error() else "it was not asked"
+                logger.warning("Refused a message of node %d: %s", node, why)
                 continue
             try:
                 update = self._read(reply, plan)

@@ -49,7 +49,7 @@ def test_two_nodes_one_with_little_memory_and_a_server_that_dies(tmp_path):
     assert [entry["clients"] for entry in history] == [2, 2], told
     assert not any(entry["refused"] for entry in history)
     assert history[-1]["accuracy"] > 0.8
-    model = keras.models.load_model(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras", compile=False)
     assert model.count_params() == history[-1]["params"] <= 99460 / 2
 
     first = history[0]
