@@ -45,6 +45,8 @@ def set_random_state(state: dict) -> None:
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, np.asarray(keys), position, has_gauss, gauss))
     if state["tensorflow_eager"] is not None and context.context()._rng is not None:
+        # Operations that ran with a seed count on from there, until a seed is set again.
+        tf.random.set_seed(context.global_seed())
         context.context()._rng.setstate(_as_tuples(state["tensorflow_eager"]))
     if state["tensorflow"] is not None:
         tf.random.get_global_generator().state.assign(state["tensorflow"])

@@ -294,3 +294,66 @@ def test_steps_reach_every_callback_and_the_progress_bar():
         assert bar.target == bar.progbar.target == 77
 
     make_model().fit(X, Y, verbose=2, callbacks=[Within(epoch_end=tell), Other(), bar])
+
+
+REPLAYED = {
+    "arrays": lambda: (X, Y),
+    "shuffled dataset": lambda: (
+        tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(20, seed=3).batch(4),
+    ),
+    "unseeded dataset": lambda: (tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(20).batch(4),),
+    "generator": lambda: ((pair for pair in [(X[i : i + 4], Y[:4]) for i in range(16)] * 9),),
+    "PyDataset": lambda: (Cycling(),),
+}
+
+
+class Cycling(keras.utils.PyDataset):
+    """Gives other batches after each epoch."""
+
+    epoch = 0
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        start = (3 * self.epoch + index) % 16
+        return X[start : start + 4], Y[:4]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("kind", REPLAYED)
+def test_replayed_data_are_where_they_would_be(kind, at_once):
+    """The third epoch of a fit has the samples that it has after two replayed ones."""
+
+    def third_epoch(replay):
+        keras.utils.set_random_seed(0)
+        seen = []
+
+        class Noting(keras.Model):
+            def train_step(self, data):
+                tf.py_function(lambda x: seen.append(x.numpy().ravel().tolist()), [data[0]], [])
+                return super().train_step(data)
+
+        model = make_model(Noting)
+        model.compile("sgd", "mse", steps_per_execution=at_once)
+        clear = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seen.clear())
+        begin = Within((lambda model: fit_state.replay_data(model, 2)) if replay else None)
+        steps = 3 if kind == "generator" else None
+        model.fit(
+            *REPLAYED[kind](),
+            epochs=1 if replay else 3,
+            steps_per_epoch=steps,
+            batch_size=None if kind != "arrays" else 4,
+            shuffle=kind == "arrays",
+            verbose=0,
+            callbacks=[begin, clear],
+        )
+        return seen
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        plain, replayed = third_epoch(False), third_epoch(True)
+    assert replayed == plain and len(plain) >= 3
