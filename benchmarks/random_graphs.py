@@ -5,8 +5,8 @@
 Draws graphs from the blocks of random_blocks.py (branches, merges, shared layers, models inside
 models, several inputs and outputs), masks half of every group, and compares in float64, so that
 even a small mistake is far above rounding. Writes benchmarks/results/random_graphs.json as it
-goes, and goes on where an earlier run was interrupted (delete the file to start again); exits with
-1 if any graph failed, naming the seeds, which `--seed` repeats one by one.
+goes, and goes on where an earlier run was interrupted, what failed first (delete the file to start
+again); exits with 1 if any graph failed, naming the seeds, which `--seed` repeats one by one.
 """
 
 from __future__ import annotations
@@ -167,7 +167,11 @@ def main() -> int:
     gc.freeze()  # what TensorFlow and Keras are made of need not be looked through for garbage
     done = _earlier(flags.first)
     blocks = collections.Counter(done["blocks"])
-    for seed in range(flags.first + done["graphs"], flags.first + flags.count):
+    again = [int(seed) for seed in done["failed"]]  # perhaps mended since
+    done["failed"] = {}
+    done["graphs"] -= len(again)
+    last = flags.first + flags.count - 1
+    for seed in [*again, *range(flags.first + done["graphs"] + len(again), last + 1)]:
         start = time.process_time()
         try:
             row = run_seed(seed)
@@ -180,7 +184,7 @@ def main() -> int:
             traceback.print_exc(limit=-2)
         done["graphs"] += 1
         done["seconds"] += time.process_time() - start
-        if done["graphs"] % PIECE == 0 or seed == flags.first + flags.count - 1:
+        if done["graphs"] % PIECE == 0 or seed == last:
             done["blocks"] = dict(blocks.most_common())
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(done, indent=2) + "\n")

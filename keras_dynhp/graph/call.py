@@ -121,6 +121,11 @@ class Call:
         """The axes of an input along which its labels vary."""
         return lb.varying(self.inputs[index])
 
+    def of_inputs(self, vector: np.ndarray) -> bool:
+        """Whether there are input features of the model among these labels."""
+        gathers = self.trace.gathers.values()
+        return any(np.isin(vector, gather.vector).any() for gather in gathers)
+
     # ---- what a rule can say ----------------------------------------------------------------
 
     def read(self, index: int = 0, axis: int = -1, weightless: bool = False) -> np.ndarray:

@@ -96,6 +96,16 @@ def test_a_sum_over_tensors_with_channels_on_different_axes():
     assert found.error <= 1e-5
 
 
+def test_grouped_convolutions_over_masked_input_features():
+    """With masks in front, the features looked like neurons, and whole groups were to go."""
+    inputs = keras.Input((6, 6, 3))
+    x = L.DepthwiseConv2D(3, depth_multiplier=2)(inputs)
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(L.Conv2D(2, 3, groups=2)(x))))
+    found = check(model, prune_inputs=True)
+    assert found.groups.groups[0].size == 3
+    assert found.error <= 1e-5
+
+
 def test_a_tensor_that_is_query_and_value_is_selected_once():
     inputs = keras.Input((5, 8))
     x = L.Attention()([inputs, inputs, L.Dense(8)(inputs)])

@@ -60,6 +60,8 @@ def _grouped(call):
     filters = call.produce(layer.filters).reshape(groups, -1)
     spatial = [None] * layer.rank
     whole = (channels >= 0).all() and (filters >= 0).all() and groups >= filters.shape[1]
+    # Input features become units only where they are read: in a masked model in front of this.
+    whole = whole and not call.of_inputs(channels)
     if whole:
         for vector in (channels, filters):
             call.couple(channels[:, :1], vector)
