@@ -89,3 +89,10 @@ def test_a_seed_starts_the_eager_operations_anew():
     assert state["tensorflow_eager"] is not None
     set_random_state(state)
     assert context.global_seed() == 3
+
+
+def test_a_program_that_never_set_a_seed(monkeypatch):
+    monkeypatch.delattr(context.context(), "_rng", raising=False)
+    state = get_random_state()
+    assert state["tensorflow_eager"] is None
+    set_random_state(state)
