@@ -36,7 +36,9 @@ def test_the_table_holds_what_is_promised():
     assert {row["model"] for row in rows} <= set(constructors())
     for row in rows:
         assert float(row["error_float64"]) <= 1e-9, row["model"]
-        assert float(row["error_float32"] or 0.0) <= 1e-3, row["model"]
+        # Rounding and nothing else: float32's is 2**29 times as large.
+        rounding = 2**29 * max(float(row["error_float64"]), 2**-53)
+        assert float(row["error_float32"] or 0.0) <= 20 * rounding, row["model"]
         assert row["saved_and_loaded"] == ("same" if row["top"] == "yes" else ""), row["model"]
         assert float(row["prunable_share"]) >= 0.9, row["model"]
         assert int(row["parameters_half_masked"]) < int(row["parameters"]), row["model"]
