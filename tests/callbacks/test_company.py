@@ -85,13 +85,27 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    fit(make(), [keras.callbacks.TensorBoard(tmp_path), pruner()])
-    events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
-    events.Reload()
-    tags = events.Tags()["tensors"]
-    assert {"epoch_neurons", "epoch_params", "epoch_loss"} <= set(tags)
-    values = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("epoch_params")]
-    assert [int(value) for value in values] == [FULL] + 3 * [live_params()]
+    hp = dynhp.DynHP(target=SMALL, schedule=steps, batch_size="fixed")
+    history = fit(make(), [keras.callbacks.TensorBoard(tmp_path), hp])
+
+    def scalars(run):
+        events = EventAccumulator(str(tmp_path / run), size_guidance={"tensors": 0})
+        events.Reload()
+        return {
+            tag: [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+            for tag in events.Tags()["tensors"]
+            if tag != "keras"  # the model itself
+        }
+
+    # Keras's own callback writes what is in the logs, ours the widths and the memory by kind.
+    written = scalars("train")
+    for name in ("neurons", "params", "batch_size", "train_memory"):
+        assert written[f"epoch_{name}"] == [float(value) for value in history[name]]
+    assert written["epoch_params"] == [FULL] + 3 * [live_params()]
+    written = scalars("pruning")
+    assert written["widths/first"] == [16.0, 8.0, 8.0, 8.0]
+    assert written["widths/second"] == [12.0, 6.0, 6.0, 6.0]
+    assert written["memory/optimizer"][0] > written["memory/optimizer"][-1] > 0
 
 
 def test_reduce_lr_and_schedulers_keep_their_say():
