@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -172,6 +173,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     began = time.monotonic()
+    # Whoever ends this program ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated"))
     out = Path(FLAGS.out).resolve()
     sizes = write_data(out / "data")
     federate(out, sizes)

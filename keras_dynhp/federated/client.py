@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 
 from keras_dynhp.errors import BudgetError
+from keras_dynhp.federated.blank import blank_weights
 from keras_dynhp.federated.client_state import recall, recall_budget, remember
 from keras_dynhp.federated.fitting import SMALLEST_BATCH, widths_that_fit
 from keras_dynhp.federated.layout import Layout
@@ -35,7 +36,7 @@ class DynHPClient:
 
     Args:
         build_model: makes the full network, compiled; the same as on the server but for the
-            values of its weights. Its weights (not its training) must fit the budget too.
+            values of its weights, which it is made without.
         data: the arrays `(x, y)` to train on.
         budget: the most memory that training may take: bytes, or a string such as `"8MB"`. The
             arrays of `data` don't count: batches are cut from them one at a time. None: no cap.
@@ -106,12 +107,14 @@ class DynHPClient:
     @contextlib.contextmanager
     def _new_model(self):
         """The full network, whose memory is given back in the end."""
-        model = self.build_model()
+        with blank_weights() as blank:
+            model = self.build_model()
         if not (isinstance(model, keras.Model) and model.compiled):
             raise ValueError(
                 "`build_model` must return a compiled keras.Model, as it is to be trained. "
                 f"Received: {model!r}"
             )
+        blank.fill_others(model)
         self._check_data(model)
         try:
             yield model
@@ -152,7 +155,7 @@ class DynHPClient:
         widths = live.layout.widths(plan.whole)
         if not np.array_equal(plan.part, plan.whole):
             widths = self._widths(live.layout, plan.whole, model)
-        live.shrink(plan.part)
+        live.shrink(plan.part, values=False)
         live.set_weights(weights)
         del weights
         optimizer = model.optimizer
@@ -182,7 +185,7 @@ class DynHPClient:
         trial = Fading(live.groups, stays, optimizer, len(batches) * self.epochs)
 
         def before(gradient, variable):
-            meter.read(variable_key(optimizer, variable), gradient, variable)
+            return meter.read(variable_key(optimizer, variable), gradient, variable)
 
         def after(variable):
             trial.after_update(variable_key(optimizer, variable), variable)

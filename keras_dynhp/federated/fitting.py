@@ -6,11 +6,11 @@ import keras
 import numpy as np
 
 from keras_dynhp.errors import BudgetError
+from keras_dynhp.federated.blank import blank_weights
 from keras_dynhp.federated.layout import Layout
 from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.rebuild.clone import clone_model
-from keras_dynhp.rebuild.release import release_variable
 
 __all__ = ["SMALLEST_BATCH", "widths_that_fit"]
 
@@ -27,8 +27,8 @@ def widths_that_fit(
 ) -> list[int]:
     """The widths of the largest part of a network that can be trained in a budget.
 
-    Every group keeps the same share of its neurons. What is tried is made and measured on paper,
-    one network at a time; of each, only the weights take memory, for a moment.
+    Every group keeps the same share of its neurons. What is tried is made without its weights and
+    measured on paper.
 
     Args:
         layout: of the full network.
@@ -68,8 +68,7 @@ def widths_that_fit(
 
 def _needed(layout, whole, widths, budget, model, batch_size) -> int:
     plan = layout.plan(layout.narrowed(whole, widths))
-    copy = clone_model(plan.groups.trace, plan.survivors, removals=plan.removals).model
+    with blank_weights():
+        copy = clone_model(plan.groups.trace, plan.survivors, removals=plan.removals).model
     memory = StepMemory(copy, model.optimizer, pruning=True).at(batch_size)
-    for variable in copy.variables:
-        release_variable(variable)
     return budget.predict(memory)

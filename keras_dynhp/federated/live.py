@@ -5,12 +5,16 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_dynhp.federated.blank import blank_weights
 from keras_dynhp.federated.layout import Layout
 from keras_dynhp.graph.groups import find_groups
+from keras_dynhp.keras_state.model import adopt
 from keras_dynhp.pruning.following import origins_of
+from keras_dynhp.rebuild.clone import clone_model, transfers
 from keras_dynhp.rebuild.in_place import rebuild_in_place
-from keras_dynhp.rebuild.plan import plan_rebuild
-from keras_dynhp.rebuild.release import put_value
+from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
+from keras_dynhp.rebuild.release import put_value, release_variable
+from keras_dynhp.rebuild.transfer import Transfer
 
 __all__ = ["LiveNetwork"]
 
@@ -37,8 +41,14 @@ class LiveNetwork:
         offsets = self.layout.offsets
         self._numbers = {g.name: offsets[i] + np.arange(g.size) for i, g in enumerate(self.groups)}
 
-    def shrink(self, part: np.ndarray) -> None:
-        """Remove all neurons that a part doesn't have."""
+    def shrink(self, part: np.ndarray, values: bool = True) -> None:
+        """Remove all neurons that a part doesn't have.
+
+        Args:
+            part: what is to be left.
+            values: whether the weights move along; if not, `set_weights` has to follow, and the
+                optimizer must not be built. What the model had may be blank then.
+        """
         keep = {}
         for group in self.groups:
             mask = part[self._numbers[group.name]]
@@ -46,7 +56,8 @@ class LiveNetwork:
                 keep[group.name] = mask
         if not keep:
             return
-        moves = rebuild_in_place(plan_rebuild(self.groups, self.groups.survivors(keep)))
+        plan = plan_rebuild(self.groups, self.groups.survivors(keep))
+        moves = rebuild_in_place(plan) if values else self._rebuild_blank(plan)
         of = {id(move.old): move for move in moves}
         before, self.groups = self.groups, find_groups(self.model)
         self.variables = [of[id(v)].new if id(v) in of else v for v in self.variables]
@@ -56,6 +67,19 @@ class LiveNetwork:
             for name, (old, numbers) in origins_of(before, self.groups, of).items()
         }
         self.part = self.part & part
+
+    def _rebuild_blank(self, plan: RebuildPlan) -> list[Transfer]:
+        trace = plan.groups.trace
+        with blank_weights():
+            clone = clone_model(trace, plan.survivors, removals=plan.removals)
+        moves = transfers(trace, clone, plan.keep)
+        weights = {id(variable) for variable in self.variables}
+        for move in moves:
+            if id(move.old) not in weights:  # seeds, counters
+                put_value(move.new, move.take(np.asarray(move.old)))
+            release_variable(move.old)
+        adopt(self.model, clone.model, clone.pairs(trace))
+        return moves
 
     def weights(self) -> list[np.ndarray]:
         """The values of the variables."""
