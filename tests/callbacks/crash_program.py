@@ -23,7 +23,7 @@ from keras_dynhp.callbacks import BackupAndRestore, EarlyStopping
 from keras_dynhp.rebuild import in_place
 from keras_dynhp.saving.files import read_tree
 
-EPOCHS = 6
+EPOCHS = 5
 
 
 def train(folder: pathlib.Path, data: str) -> None:
@@ -140,9 +140,12 @@ def main(folder: pathlib.Path, data: str, kills: int) -> None:
     for name in ("whole", "killed"):
         (folder / name).mkdir()
     _, seconds = run(folder / "whole", data)
-    moments = [float(seconds * share) for share in np.random.default_rng().random(kills - 4)]
+    at = np.random.default_rng()
     epochs = []
-    for kill in ["save", "rebuild", *moments, "save", "rebuild"]:
+    while sum(killed for _, killed, _ in epochs) < kills:
+        # Every fifth in the middle of a save, every fifth of a rebuild, the others at any moment.
+        place = ["save", "rebuild", None, None, None][len(epochs) % 5]
+        kill = place or float(seconds * at.random())
         killed, _ = run(folder / "killed", data, kill)
         # Whenever there is a backup it can be read.
         epochs.append([kill, killed, read_tree(backup)["epoch"] if backup.exists() else None])

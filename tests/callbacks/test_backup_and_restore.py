@@ -19,6 +19,7 @@ from keras_dynhp.saving.files import read_tree, replace_file, write_tree
 X, Y = data()
 
 
+@pytest.mark.timeout(900)  # some fifty short trainings: two minutes where nothing else runs
 def test_killed_at_twenty_moments(tmp_path):
     """Between, in the middle of epochs, of saves and of rebuilds; every number must be equal."""
     program = pathlib.Path(__file__).parent / "crash_program.py"
@@ -31,15 +32,15 @@ def test_killed_at_twenty_moments(tmp_path):
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
-            timeout=290,
+            timeout=880,
         )
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for done in pool.map(run, ["arrays", "stream"]):
             assert done.returncode == 0, done.stderr[-3000:]
             kills = json.loads(done.stdout.splitlines()[-1])
-            assert len(kills) == 10
-            assert sum(killed for _, killed, _ in kills) >= 5
+            assert sum(killed for _, killed, _ in kills) == 10
+            assert {"save", "rebuild"} <= {kill for kill, killed, _ in kills if killed}
             assert any(epoch is not None for _, _, epoch in kills)
 
 
