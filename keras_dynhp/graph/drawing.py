@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import os
+import shutil
+import subprocess
 
 import keras
 
@@ -17,6 +20,35 @@ def draw(groups) -> str:
     Grey: neurons that stay. A red frame: a barrier. Arrows have the colour of what they carry.
     """
     return "\n".join(_Drawing(groups).lines())
+
+
+def render(groups, path: str | os.PathLike) -> None:
+    """Write the drawing to a file: `.dot` as text, other suffixes (`.svg`, `.png`) by Graphviz.
+
+    Raises:
+        RuntimeError: if Graphviz is needed and not installed, or fails.
+    """
+    suffix = os.path.splitext(path)[1].lstrip(".")
+    if suffix == "dot":
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(draw(groups) + "\n")
+        return
+    program = shutil.which("dot")
+    if program is None:
+        raise RuntimeError(
+            f"Drawing {os.fspath(path)!r} needs Graphviz, whose program `dot` was not found: "
+            "install it (apt-get install graphviz, brew install graphviz), or give a path that "
+            "ends in .dot."
+        )
+    done = subprocess.run(
+        [program, f"-T{suffix}", "-o", os.fspath(path)],
+        input=draw(groups),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"Graphviz could not draw {os.fspath(path)!r}: {done.stderr.strip()}")
 
 
 def _colour(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 
 import keras_dynhp.graph.rules  # noqa: F401  (registers the rules)
-from keras_dynhp.graph.drawing import draw
+from keras_dynhp.graph.drawing import draw, render
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import Trace, trace_model
 from keras_dynhp.keras_state import graph as ks
@@ -248,6 +249,14 @@ class ChannelGroups:
     def to_dot(self) -> str:
         """The graph in Graphviz's language, every group in its own colour."""
         return draw(self)
+
+    def render(self, path: str | os.PathLike) -> None:
+        """Draw the graph to a file: `.dot` as text; `.svg`, `.png` where Graphviz is installed.
+
+        Raises:
+            RuntimeError: if Graphviz is needed and not installed, or fails.
+        """
+        render(self, path)
 
     def __str__(self) -> str:
         lines = [

@@ -26,7 +26,7 @@ class MaskedReads(keras.layers.Layer):
 
     Example:
 
-    >>> import keras
+    >>> import keras, keras_dynhp
     >>> from keras_dynhp.layers.masked_reads import MaskedReads
     >>> inputs = keras.Input((5, 2))
     >>> lstm = keras.layers.LSTM(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 
 import keras
 import pytest
@@ -92,10 +91,24 @@ def test_drawing(groups, tmp_path):
     }
     assert fill["stem"] == fill["outer"] == fill["sum"] != fill["inner"]
     assert 'color="#e34a33"' in dot  # the barrier
-    if shutil.which("dot"):
-        (tmp_path / "groups.dot").write_text(dot)
-        subprocess.run(["dot", "-Tsvg", "-O", tmp_path / "groups.dot"], check=True)
-        assert (tmp_path / "groups.dot.svg").stat().st_size > 1000
+    groups.render(tmp_path / "groups.dot")
+    assert (tmp_path / "groups.dot").read_text() == dot + "\n"
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_drawing_as_a_picture(groups, tmp_path):
+    groups.render(tmp_path / "groups.svg")
+    picture = (tmp_path / "groups.svg").read_text()
+    assert "<svg" in picture and "stem" in picture
+    with pytest.raises(RuntimeError, match="Graphviz could not draw"):
+        groups.render(tmp_path / "groups.nothing")
+
+
+def test_drawing_without_graphviz(groups, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match="needs Graphviz"):
+        groups.render(tmp_path / "groups.png")
+    assert not (tmp_path / "groups.png").exists()
 
 
 def test_drawing_of_models_inside_models():
