@@ -34,15 +34,19 @@ class FeedbackMasks(Fading):
         super().__init__(groups, masks, optimizer, steps)
         self._shadows = {}
         for variable, values, where in super().originals():
-            shadow = tf.Variable(np.where(where, values, 0.0).astype(np.float32), trainable=False)
+            weights = np.array(variable)
+            before = np.zeros_like(weights)
+            before[where] = values
+            shadow = tf.Variable(before, trainable=False)
             key = variable_key(optimizer, variable)
             self._shadows[key] = (variable, shadow, tf.constant(where))
-            variable.assign(np.where(where, 0.0, values))
+            variable.assign(np.where(where, 0.0, weights))
         FeedbackMasks.current = self
 
     def originals(self):
         """What comes back: what was learned behind the mask."""
-        return [(v, shadow.numpy(), where.numpy()) for v, shadow, where in self._shadows.values()]
+        shadows = self._shadows.values()
+        return [(v, shadow.numpy()[where.numpy()], where.numpy()) for v, shadow, where in shadows]
 
     def lifted(self, key, variable):
         """The value as if nothing were masked."""
@@ -61,8 +65,8 @@ class FeedbackMasks(Fading):
 class LiftedGates(GateMeter):
     """Gates on what is behind `FeedbackMasks`."""
 
-    def read(self, key, gradient, variable, weights=None) -> None:
+    def read(self, key, gradient, variable, weights=None) -> list:
         """As the base class, with the weights behind the mask."""
         lifted = FeedbackMasks.current.lifted if FeedbackMasks.current else None
         weights = variable if lifted is None else lifted(key, variable)
-        super().read(key, gradient, variable, weights)
+        return super().read(key, gradient, variable, weights)

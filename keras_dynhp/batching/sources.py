@@ -125,7 +125,8 @@ class StreamSource:
         batches = _counted(self._read(), self._counts)
         if batch_size == self.batch_size:
             return batches
-        return _rebatch(batches, batch_size).prefetch(tf.data.AUTOTUNE)
+        # One batch ahead, not as many as tf.data would like: they count against the budget.
+        return _rebatch(batches, batch_size).prefetch(1)
 
     def end_epoch(self, batch_size: int) -> tuple[int, bool]:
         batches, samples = (int(count) for count in self._counts.numpy())

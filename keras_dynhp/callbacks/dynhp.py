@@ -17,7 +17,7 @@ from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.memory import measure
 from keras_dynhp.memory.budget import Budget
-from keras_dynhp.memory.estimate import estimate_memory
+from keras_dynhp.memory.estimate import StepMemory
 
 # Bytes that come and stay for other reasons than data: metrics, constants of traced functions.
 _NOISE = 2**20
@@ -122,7 +122,8 @@ class DynHP(PruneAndRebuild):
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
-        self._estimate = estimate_memory(self.model, on_one_replica, self.model.optimizer)
+        memory = StepMemory(self.model, self.model.optimizer, pruning=True)
+        self._estimate = memory.at(on_one_replica)
         self._peak, self._unclear = None, False
         if measure.is_available():
             # What is there before the first step is the user's: data, other models.

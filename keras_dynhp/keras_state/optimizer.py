@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
 __all__ = [
     "attributes",
@@ -97,10 +98,12 @@ def hook_update_step(
     """Run own operations around the update of each model variable, inside the train step.
 
     `before(gradient, variable)` and `after(variable)` become part of the graph that is traced
-    next, on every replica. The gradient is the one the optimizer acts on: unscaled, summed over
-    replicas, accumulated and clipped; it may be a `tf.IndexedSlices`. The variable is a
-    `tf.Variable` (its component on the replica): `variable_key` tells which. Weight decay comes
-    before the hook, constraints after it. Variables made under the same strategy may be assigned.
+    next, on every replica. Tensors that `before` returns are computed before the update begins, so
+    that what they are made of is given back first. The gradient is the one the optimizer acts on:
+    unscaled, summed over replicas, accumulated and clipped; it may be a `tf.IndexedSlices`. The
+    variable is a `tf.Variable` (its component on the replica): `variable_key` tells which. Weight
+    decay comes before the hook, constraints after it. Variables made under the same strategy may be
+    assigned.
 
     `pace(optimizer, variable)` is asked, when the step is traced, what the learning rate of a
     variable is to be multiplied by; the optimizer is the inner one that updates it.
@@ -165,13 +168,15 @@ class _HookedStep:
         self.hooks: list[tuple] = []
 
     def __call__(self, gradient, variable, learning_rate):
+        first = []
         for before, _, pace in self.hooks:
             if before is not None:
-                before(gradient, variable)
+                first.append(before(gradient, variable))
             factor = 1.0 if pace is None else pace(self.optimizer, variable)
             if factor != 1.0:
                 learning_rate = learning_rate * factor
-        result = self.step(gradient, variable, learning_rate)
+        with tf.control_dependencies(tf.nest.flatten([f for f in first if f is not None])):
+            result = self.step(gradient, variable, learning_rate)
         for _, after, _ in self.hooks:
             if after is not None:
                 after(variable)

@@ -59,7 +59,7 @@ class Budget:
 
     def largest_batch(self, model: keras.Model, optimizer=None, maximum: int | None = None) -> int:
         """The largest batch that fits; 0 if none does."""
-        memory = StepMemory(model, optimizer)
+        memory = StepMemory(model, optimizer, pruning=True)
         return largest_that(lambda batch: self.predict(memory.at(batch)) <= self.limit, maximum)
 
     def check(self, model: keras.Model, optimizer=None, smallest: int = 1) -> None:
@@ -68,7 +68,7 @@ class Budget:
         Raises:
             BudgetError: with what is needed, what was given and what would fit.
         """
-        estimate = StepMemory(model, optimizer).at(smallest)
+        estimate = StepMemory(model, optimizer, pruning=True).at(smallest)
         needed = self.predict(estimate)
         if needed <= self.limit:
             return

@@ -161,16 +161,23 @@ class StepMemory:
 
     Args:
         machine: what the step runs on; this machine by default.
+        pruning: whether a callback of this package prunes the model meanwhile.
     """
 
-    def __init__(self, model: keras.Model, optimizer=None, machine: Machine | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer=None,
+        machine: Machine | None = None,
+        pruning: bool = False,
+    ):
         if optimizer is None:
             optimizer = getattr(model, "optimizer", None)
         optimizer = None if optimizer is None else keras.optimizers.get(optimizer)
         self._machine = machine or Machine.here()
         trainable = model.trainable_variables
         step, fed = _write_step(model, self._machine)
-        write_updates(step.tape, optimizer, trainable)
+        write_updates(step.tape, optimizer, trainable, pruning)
         self._weights = [tensor.size.fixed for tensor in step.tape.variables.values()]
         self._slots = slot_bytes(optimizer, trainable)
         self._gradients = sum(tensor.size.fixed for tensor in step.tape.gradients.values())

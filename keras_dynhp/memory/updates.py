@@ -83,9 +83,15 @@ def _bytes_like(slot) -> Callable:
 
 
 def write_updates(
-    tape: Tape, optimizer: keras.optimizers.Optimizer | None, variables: list
+    tape: Tape,
+    optimizer: keras.optimizers.Optimizer | None,
+    variables: list,
+    pruning: bool = False,
 ) -> None:
-    """Write down the kernels that update every variable that has a gradient."""
+    """Write down the kernels that update every variable that has a gradient.
+
+    `pruning`: with what scores neurons before an update, and fades them after it.
+    """
     pairs = [
         (tape.variables[id(variable)], tape.gradients[id(variable)])
         for variable in variables
@@ -96,7 +102,7 @@ def write_updates(
         return
     ready = _gate(tape, optimizer, [gradient for _, gradient in pairs])
     for variable, gradient in pairs:
-        _update(tape, optimizer, variable, [gradient, *ready])
+        _update(tape, optimizer, variable, [gradient, *ready], pruning)
 
 
 def _gate(tape: Tape, optimizer, gradients: list[Tensor]) -> list[Tensor]:
@@ -113,7 +119,7 @@ def _gate(tape: Tape, optimizer, gradients: list[Tensor]) -> list[Tensor]:
     return [done]
 
 
-def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor]) -> None:
+def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor], pruning: bool) -> None:
     size = variable.size.fixed
     if size < _SMALL:
         tape.kernels.append(Kernel("Update", reads, []))
@@ -123,6 +129,10 @@ def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor]) -> Non
     if isinstance(innermost, keras.optimizers.SGD) and innermost.momentum:
         early, late = _NESTEROV if innermost.nesterov else _MOMENTUM
     moments = []
+    if pruning:  # the product of gradient and variable, from which gates are summed up
+        scored = Tensor(Size())
+        tape.kernels.append(Kernel("Gates", reads, [scored, *_copies(variable, 1)]))
+        reads = [*reads, scored]
     for copies in early:
         done = Tensor(Size())
         tape.kernels.append(Kernel("Moment", reads, [done, *_copies(variable, copies)]))
@@ -130,6 +140,8 @@ def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor]) -> Non
     done = Tensor(Size())
     makes = [done, *_copies(variable, late)]
     tape.kernels.append(Kernel("Assign", moments, makes, updates=variable))
+    if pruning:
+        tape.kernels.append(Kernel("Fading", [done], _copies(variable, 1)))
     if any(node.use_ema for node in optimizer_tree(optimizer)):
         tape.kernels.append(Kernel("Average", [done], _copies(variable, 4)))
 

@@ -14,7 +14,8 @@ from keras_dynhp.criteria.criterion import Criterion
 from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
-from keras_dynhp.pruning.fading import Fading, Originals, restore
+from keras_dynhp.pruning.averages import averages_of
+from keras_dynhp.pruning.fading import Fading, Originals, follow_rebuild, restore
 from keras_dynhp.pruning.following import follow, origins_of
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
@@ -192,10 +193,7 @@ class Engine:
         originals = self._trial.originals() if self._trial else []
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
-        self._acquitted = [
-            (move.new, move.take(values), move.take(where))
-            for move, values, where in ((moves[id(v)], *rest) for v, *rest in originals)
-        ]
+        self._acquitted = follow_rebuild(originals, moves)
         before, self.groups = self.groups, find_groups(self.model, self.prune_inputs)
         origins = origins_of(before, self.groups, moves)
         was = self.origins
@@ -209,6 +207,7 @@ class Engine:
         if self._trial is not None:
             self._acquitted, self._trial = self._trial.originals(), None
         restore(self._acquitted)
+        restore(averages_of(self.model.optimizer, self._acquitted))
         self._acquitted = []
 
     def _updates(self) -> int:
@@ -346,8 +345,9 @@ class Engine:
         }
 
         def before(gradient, variable):
-            if meter is not None:
-                meter.read(variable_key(self.optimizer, variable), gradient, variable)
+            if meter is None:
+                return None
+            return meter.read(variable_key(self.optimizer, variable), gradient, variable)
 
         def after(variable):
             if trial is not None:

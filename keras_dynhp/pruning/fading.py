@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.optimizer import variable_key
+from keras_dynhp.rebuild.transfer import Transfer
 
 # What a whole trial leaves of a weight that does not resist.
 LEFT = np.exp(-5.0)
 
-# A variable, what its weights on trial were when the trial began, and which weights those are.
+# A variable, what its weights on trial were when the trial began, in the order in which they lie,
+# and which weights those are. Copies: what shares memory with a variable makes its updates copy.
 Originals = list[tuple[keras.Variable, np.ndarray, np.ndarray]]
 
 
@@ -67,7 +69,7 @@ class Fading:
                 where = np.broadcast_to(goes, place.variable.shape) | before
                 dead[id(place.variable)] = (place.variable, where)
         self._originals: Originals = originals or [
-            (variable, np.asarray(variable), where) for variable, where in dead.values()
+            (variable, np.asarray(variable)[where], where) for variable, where in dead.values()
         ]
 
     def originals(self) -> Originals:
@@ -88,4 +90,23 @@ class Fading:
 def restore(originals: Originals) -> None:
     """Give weights that were on trial the values of its beginning."""
     for variable, values, where in originals:
-        variable.assign(np.where(where, values, np.asarray(variable)))
+        weights = np.array(variable)
+        weights[where] = values
+        variable.assign(weights)
+
+
+def follow_rebuild(originals: Originals, moves: Mapping[int, Transfer]) -> Originals:
+    """What is left of them in a rebuilt network.
+
+    Args:
+        originals: of the network before.
+        moves: by the id of each variable before, where it went.
+    """
+    result = []
+    for variable, values, where in originals:
+        move = moves[id(variable)]
+        weights = np.zeros(where.shape, values.dtype)
+        weights[where] = values
+        where = move.take(where)
+        result.append((move.new, move.take(weights)[where], where))
+    return result

@@ -47,21 +47,28 @@ class GateMeter:
         self._steps = tf.Variable(float(steps), trainable=False, name="dynhp_gate_steps")
         self._seen: dict[str, set[str]] = {}
 
-    def read(self, key: str, gradient, variable, weights=None) -> None:
-        """Inside the graph: add one variable's part; `weights`: if not what it holds."""
+    def read(self, key: str, gradient, variable, weights=None) -> list[tf.Tensor]:
+        """Inside the graph: add one variable's part; `weights`: if not what it holds.
+
+        Returns:
+            Small tensors, for which all that is large has been read.
+        """
         self._begin_step(key, variable)
         if key not in self._places:
-            return
+            return []
+        read = []
         weights = tf.convert_to_tensor(variable) if weights is None else weights
         product = tf.cast(weights * tf.convert_to_tensor(gradient), tf.float32)
         for axis, flat in self._places[key]:
             others = [a for a in range(len(variable.shape)) if a != axis]
             along = tf.reduce_sum(product, others) if others else product
+            read.append(along)
             inside = np.flatnonzero(flat >= 0)
             if len(inside) < len(flat):
                 along = tf.gather(along, inside)
             # Added whole: on a variable of several replicas nothing can be scattered.
             self._gate.assign_add(tf.scatter_nd(flat[inside][:, None], along, self._gate.shape))
+        return read
 
     def _begin_step(self, key: str, variable) -> None:
         """At the first variable of a step, fold the last step's sums into the means.

@@ -5,7 +5,8 @@ import numpy as np
 
 import keras_dynhp as dynhp
 from keras_dynhp.keras_state.optimizer import variable_key
-from keras_dynhp.pruning.fading import LEFT, Fading, restore
+from keras_dynhp.pruning.fading import LEFT, Fading, follow_rebuild, restore
+from keras_dynhp.rebuild.transfer import Transfer
 
 layers = keras.layers
 
@@ -73,3 +74,20 @@ def test_a_wide_trial_is_as_good_as_a_mask():
             fading.after_update(variable_key(model.optimizer, variable), variable)
     gap = np.abs(model.predict(x, verbose=0) - masked.predict(x, verbose=0)).max()
     assert gap < 0.02 * gap_before
+
+
+def test_what_comes_back_takes_no_more_than_what_is_on_trial():
+    model, groups = model_and_groups()
+    fading = Fading(groups, MASKS, model.optimizer, steps=7)
+    assert [len(values) for _, values, _ in fading.originals()] == [3, 2]  # a row each
+
+
+def test_what_comes_back_follows_a_rebuild():
+    kernel = keras.Variable(np.arange(12.0).reshape(4, 3))
+    where = np.zeros((4, 3), bool)
+    where[1], where[3] = True, True
+    smaller = keras.Variable(np.zeros((3, 2)))
+    move = Transfer(kernel, smaller, {0: np.array([0, 2, 3]), 1: np.array([0, 2])})
+    originals = [(kernel, np.arange(6.0) + 50, where)]
+    restore(follow_rebuild(originals, {id(kernel): move}))
+    np.testing.assert_array_equal(smaller, [[0, 0], [0, 0], [53, 55]])
