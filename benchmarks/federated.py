@@ -36,6 +36,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("case", "accuracy", ["accuracy", "scale", "memory"], "What to measure.")
 flags.DEFINE_enum("method", "dynhp", ["dynhp", "fedavg"], "How to train.")
 flags.DEFINE_integer("nodes", 10, "How many clients.")
+flags.DEFINE_integer("sampled", 50, "Clients in a round of the scale case.")
 flags.DEFINE_integer("rounds", 30, "Rounds of training.")
 flags.DEFINE_integer("images", 20000, "Training images for all clients together.")
 flags.DEFINE_integer("seed", 0, "Seeds split and weights.")
@@ -53,14 +54,18 @@ def example(name: str):
 
 def write_split(folder: Path) -> None:
     """The example's data: a file for each client, Dirichlet 0.3."""
-    run = example("run")
+    partition = example("partition")
     images = example("datasets").fashion_mnist()
     chosen = np.random.default_rng(FLAGS.seed).permutation(len(images.x_train))[: FLAGS.images]
     folder.mkdir(parents=True, exist_ok=True)
-    for number, part in enumerate(run.split(images.y_train[chosen], FLAGS.nodes, 0.3, FLAGS.seed)):
+    for number, part in enumerate(
+        partition.split(images.y_train[chosen], FLAGS.nodes, 0.3, FLAGS.seed)
+    ):
         mine = chosen[part]
-        run._write(folder / f"client_{number}.npz", images.x_train[mine], images.y_train[mine])
-    run._write(folder / "test.npz", images.x_test, images.y_test)
+        partition.write_images(
+            folder / f"client_{number}.npz", images.x_train[mine], images.y_train[mine]
+        )
+    partition.write_images(folder / "test.npz", images.x_test, images.y_test)
 
 
 def client_app(folder: str, method: str, budgets: list[str]):
@@ -196,7 +201,7 @@ def tiny_model():
 
 
 def scale() -> dict:
-    """Many clients with a tiny network, 50 of them a round."""
+    """Many clients with a tiny network, some of them in each round."""
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
 
@@ -221,7 +226,7 @@ def scale() -> dict:
     @server.main()
     def main(grid, context):
         strategy = DynHPStrategy(
-            tiny_model(), dynhp.Target(compression=4), FLAGS.rounds, clients=50
+            tiny_model(), dynhp.Target(compression=4), FLAGS.rounds, clients=FLAGS.sampled
         )
 
         def evaluate(_):
@@ -250,12 +255,12 @@ PLAIN = """
 import sys; sys.path[:0] = [{app!r}]
 from fashion.task import build_model
 import numpy as np
-model = build_model()
 def batches():
     random = np.random.default_rng(0)
     for _ in range(20):
         yield random.random((32, 28, 28, 1), "float32"), random.integers(0, 10, 32)
 try:
+    model = build_model()
     model.fit(batches(), verbose=0)
     print("trained")
 except Exception as error:
@@ -265,13 +270,14 @@ except Exception as error:
 
 def memory() -> dict:
     """For each budget: whether plain training of the full network fits a cap of that size."""
-    run = example("run")
+    partition = example("partition")
     outcome = {}
     for budget in FLAGS.budgets:
         code = PLAIN.format(app=str(EXAMPLE / "app"))
-        env = {**os.environ, **run.memory_cap(budget)}
+        env = {**os.environ, **partition.memory_cap(budget)}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-        outcome[budget] = done.stdout.strip().split("\n")[-1] or f"died ({done.returncode})"
+        died = "out of memory" if "OOM" in done.stderr else f"died ({done.returncode})"
+        outcome[budget] = done.stdout.strip().split("\n")[-1] or died
     return {"plain": outcome}
 
 
@@ -282,7 +288,7 @@ def main(argv):
     began = time.time()
     folder = Path(FLAGS.work).resolve()
     cases = {"accuracy": lambda: compare(folder), "scale": scale, "memory": memory}
-    names = ("case", "method", "nodes", "rounds", "images", "seed", "budgets")
+    names = ("case", "method", "nodes", "sampled", "rounds", "images", "seed", "budgets")
     record = {name: FLAGS[name].value for name in names}
     record |= cases[FLAGS.case]()
     record["total_seconds"] = round(time.time() - began)

@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from absl import app, flags
 from launch import Federation
+from partition import memory_cap, split, write_images
 
 from keras_dynhp.sizes import format_size, parse_size
 
@@ -40,25 +41,6 @@ flags.DEFINE_float("compression", 10.0, "How many times fewer parameters.")
 flags.DEFINE_integer("seed", 0, "Seeds the split.")
 
 
-def split(y: np.ndarray, clients: int, alpha: float, seed: int) -> list[np.ndarray]:
-    """Which examples each client has: of each class, shares drawn from a Dirichlet distribution.
-
-    Drawn again until nobody has fewer than 1% of an even share.
-    """
-    random = np.random.default_rng(seed)
-    while True:
-        parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
-        for label in np.unique(y):
-            members = random.permutation(np.flatnonzero(y == label))
-            shares = random.dirichlet(np.full(clients, alpha))
-            cuts = (np.cumsum(shares)[:-1] * len(members)).round().astype(int)
-            for part, chosen in zip(parts, np.split(members, cuts)):
-                part.append(chosen)
-        found = [np.concatenate(part) for part in parts]
-        if min(map(len, found)) >= 0.01 * len(y) / clients:
-            return found
-
-
 def write_data(folder: Path) -> list[int]:
     """A file for each client, one for the server; returns how many examples clients have."""
     sys.path.append(str(Path(__file__).parents[1]))
@@ -71,25 +53,11 @@ def write_data(folder: Path) -> list[int]:
     parts = split(data.y_train[chosen], FLAGS.clients, FLAGS.alpha, FLAGS.seed)
     for number, part in enumerate(parts):
         mine = chosen[part]
-        _write(folder / f"client_{number}.npz", data.x_train[mine], data.y_train[mine])
+        write_images(folder / f"client_{number}.npz", data.x_train[mine], data.y_train[mine])
     rest = order[-CALIBRATION:]
-    _write(folder / "calibration.npz", data.x_train[rest], data.y_train[rest])
-    _write(folder / "test.npz", data.x_test, data.y_test)
+    write_images(folder / "calibration.npz", data.x_train[rest], data.y_train[rest])
+    write_images(folder / "test.npz", data.x_test, data.y_test)
     return [len(part) for part in parts]
-
-
-def _write(path: Path, x: np.ndarray, y: np.ndarray) -> None:
-    np.savez(path, x=(x * 255).round().astype("uint8"), y=y.astype("uint8"))
-
-
-def memory_cap(budget: str) -> dict[str, str]:
-    """What makes TensorFlow's allocator refuse to go beyond a budget."""
-    megabytes = max(1, parse_size(budget) >> 20)
-    return {
-        "TF_CPU_ALLOCATOR_USE_BFC": "1",
-        "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(megabytes),
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
 
 
 def federate(out: Path, sizes: list[int]) -> None:
@@ -113,7 +81,8 @@ def federate(out: Path, sizes: list[int]) -> None:
 
 def show(line: str) -> None:
     """The lines of Flower's log that tell something."""
-    text = re.sub(r"\x1b\[\d+m|^(INFO|WARNING|ERROR) *:", "", line).strip()
+    text = re.sub(r"\x1b\[\d+m", "", line)
+    text = re.sub(r"^(INFO|WARNING|ERROR) *:", "", text).strip()
     if re.match(r"(.ROUND|Round|Node|Refused|DynHP|The network)", text) or "Error" in text:
         print(text, flush=True)
 
