@@ -18,6 +18,7 @@ from keras_dynhp.export.data import Samples, read_samples
 from keras_dynhp.export.measure import AGREEMENT_SAMPLES
 from keras_dynhp.export.plain import device_copy
 from keras_dynhp.export.tflite import check_model, export_tflite, named_refusal
+from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.fit import first_batch, running_fit
 from keras_dynhp.pruning.engine import Engine
 from keras_dynhp.pruning.selection import Unreachable
@@ -41,8 +42,9 @@ class DeviceProof:
 
     def __init__(self, target: Target):
         limits = {"flash": target.flash, "ram": target.ram}
-        self.limits = {name: limit for name, limit in limits.items() if limit is not None}
-        self._measured_groups = None  # the network that was last found small enough, by its groups
+        self.limits = {name: int(limit) for name, limit in limits.items() if limit is not None}
+        # Those of the network that was last found small enough.
+        self._measured_groups: ChannelGroups | None = None
 
     def begin(self, model: keras.Model) -> None:
         """Before training: refuse what could not be proven at the end.
@@ -96,7 +98,10 @@ class DeviceProof:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.tflite")
             report = export_tflite(model, path, "int8", _as_data(samples))
-        missed = self._missed({"flash": report.flash_bytes, "ram": report.ram_bytes})
+        measured = {"flash": report.flash_bytes}
+        if report.ram_bytes is not None:
+            measured["ram"] = report.ram_bytes
+        missed = self._missed(measured)
         if missed:
             raise TargetError(_by_how_much(model, missed), missed, report)
         return replace(report, notes=notes + report.notes).to_dict()
