@@ -40,6 +40,7 @@ EXTRAS["dev"] = sorted(
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",
         "ruff>=0.15,<0.16",
+        "selenium>=4.20",
     }
 )
 

@@ -71,8 +71,9 @@ def main(argv):
     full, dense = train(data, [])
 
     small.save(out / "model.keras")
-    pruned |= measure(small, data, out / "model.tflite")
-    dense |= measure(full, data, out / "full.tflite")
+    figures, hp.report.device = measure(small, data, out / "model.tflite")
+    pruned |= figures
+    dense |= measure(full, data, out / "full.tflite")[0]
     (out / "full.tflite").unlink()
     print_table(dense, pruned)
     report = {
@@ -131,7 +132,7 @@ class PeakMemory(keras.callbacks.Callback):
         self.peaks.append(peak - self._before)
 
 
-def measure(model: keras.Model, data: Data, path: Path) -> dict:
+def measure(model: keras.Model, data: Data, path: Path) -> tuple[dict, dynhp.DeviceReport]:
     """Size and accuracy of a trained network, and of its int8 file, which is written."""
     samples = np.random.default_rng(FLAGS.seed).choice(len(data.x_train), 500, replace=False)
     device = dynhp.export_tflite(model, path, "int8", data.x_train[samples])
@@ -147,7 +148,7 @@ def measure(model: keras.Model, data: Data, path: Path) -> dict:
     if litert.installed():
         guesses = litert.run(litert.make_interpreter(path.read_bytes()), [data.x_test]).argmax(-1)
         figures["test_accuracy_int8"] = float((guesses == data.y_test).mean())
-    return figures
+    return figures, device
 
 
 def print_table(before: dict, after: dict) -> None:

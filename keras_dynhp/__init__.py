@@ -6,7 +6,7 @@ from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
 from keras_dynhp.costs.macs import count_macs
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
-from keras_dynhp.errors import BudgetError
+from keras_dynhp.errors import BudgetError, TargetError
 from keras_dynhp.export.report import DeviceReport
 from keras_dynhp.export.tflite import export_tflite
 from keras_dynhp.graph.groups import find_groups
@@ -30,6 +30,7 @@ __all__ = [
     "PruneAndRebuild",
     "Schedule",
     "Target",
+    "TargetError",
     "add_masks",
     "count_macs",
     "estimate_memory",

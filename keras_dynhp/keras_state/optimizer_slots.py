@@ -18,7 +18,10 @@ from keras_dynhp.keras_state.optimizer import (
     variable_key,
 )
 
-__all__ = ["Slot", "build_anew", "find_slots", "keep_name"]
+__all__ = ["AVERAGES", "Slot", "build_anew", "find_slots", "keep_name"]
+
+# Under which attribute optimizers hold moving averages of the weights (`use_ema=True`).
+AVERAGES = "_model_variables_moving_average"
 
 _VARIABLE_TYPES = (keras.Variable, tf.Variable)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from keras_dynhp.keras_state.optimizer import optimizer_tree, variable_key
-from keras_dynhp.keras_state.optimizer_slots import find_slots
+from keras_dynhp.keras_state.optimizer_slots import AVERAGES, find_slots
 from keras_dynhp.pruning.fading import Originals
-
-# Under which attribute Keras's optimizers hold them.
-AVERAGES = "_model_variables_moving_average"
 
 
 def averages_of(optimizer, originals: Originals) -> Originals:

@@ -9,7 +9,7 @@ import keras_tuner
 
 from keras_dynhp.callbacks.dynhp import DynHP
 from keras_dynhp.costs.target import Target
-from keras_dynhp.errors import BudgetError
+from keras_dynhp.errors import BudgetError, TargetError
 from keras_dynhp.tuner import scoring
 from keras_dynhp.tuner.checkpoint import Checkpoint, LoadsPruned, Stage
 from keras_dynhp.tuner.rates import FullNetwork
@@ -128,7 +128,7 @@ class PruningHyperModel(keras_tuner.HyperModel):
             else:
                 kwargs = self._branched(hp, model, pruner, checkpoint, args, kwargs)
                 results = model.fit(*args, **kwargs)
-        except BudgetError as error:
+        except (BudgetError, TargetError) as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         metrics = self._score(model, pruner, checkpoint, results, args, kwargs)
         checkpoint.save_if_best(model, [*loader.stages, _stage(pruner)], metrics)
