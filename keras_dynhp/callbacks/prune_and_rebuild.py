@@ -101,7 +101,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._engine: Engine | None = None
         self._guard: AccuracyGuard | None = None
         self._proof = DeviceProof(self.target)
-        self._steps = 0  # the optimizer's, when the running epoch began
+        self._steps = 0  # the optimizer's, when this fit began
         self._scalars: list[Scalars] = []  # for each TensorBoard callback beside this one
 
     @property
@@ -132,11 +132,11 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._scalars = [Scalars(log_dir) for log_dir in log_dirs_beside(self)]
         self._proof.begin(self.model)
         self._engine.watch()
+        self._steps = int(self.model.optimizer.iterations.numpy())
 
     def on_epoch_begin(self, epoch, logs=None):
         let_begin(self, epoch, logs)
         self._check_unchanged()
-        self._steps = int(self.model.optimizer.iterations.numpy())
         # What will have to go when this pruning interval is over is masked while it lasts.
         if epoch % self.every == 0:
             fraction = self._fraction(epoch + self.every)
