@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: test demo lint clean
+.PHONY: test test-slow demo lint clean
 
 $(VENV)/.installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest -q -n 2
 	$(MAKE) demo
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m slow
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/train_image_classifier.py --out=runs/demo

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "tune_pruning_rate.py"
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_a_front_a_choice_and_a_verdict(tmp_path):
     flags = ("--dataset=digits", "--network=lenet_300_100", "--samples=500", "--trials=2")
     command = [sys.executable, str(SCRIPT), *flags, "--epochs=3", f"--out={tmp_path}"]

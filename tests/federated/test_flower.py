@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def load(name):
 launch = load("launch")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a machine that has much else to do
 def test_two_nodes_one_with_little_memory_and_a_server_that_dies(tmp_path):
     """Round 1; the server dies in round 2; the next run goes on from round 1 and ends complete."""
@@ -66,7 +69,8 @@ def test_two_nodes_one_with_little_memory_and_a_server_that_dies(tmp_path):
 
 def test_a_node_without_a_registered_key_is_refused(tmp_path):
     keys = tmp_path / "keys"
-    load("make_certificates").make(keys, 2, ["localhost", "127.0.0.1"])
+    script = [sys.executable, str(EXAMPLE / "make_certificates.py"), f"--out={keys}", "--nodes=2"]
+    subprocess.run(script, check=True)
     assert all(path.stat().st_mode & 0o077 == 0 for path in keys.glob("*.key"))
     with launch.Federation(tmp_path, certificates=keys) as federation:
         federation.flwr("supernode", "register", str(keys / "node_1.pub"), "here")
