@@ -17,11 +17,13 @@ from absl import app, flags, logging
 
 from benchmarks.job import Job
 from benchmarks.store import ROOT, Store
-from benchmarks.tables import MB, is_whole, markdown, values, written
+from benchmarks.tables import MB, markdown, values, written
 from benchmarks.workloads import WORKLOADS
 
 FASHION, MNIST, LENET_5 = "fashion_lenet300_10x", "mnist_lenet300_inputs_10x", "mnist_lenet5_20x"
 CAP_MB, CAP_EPOCHS = 64, 10
+# In the last epoch most of what is left are batches that wait in the input pipeline.
+MEMORY_BATCHES = (32, 128)
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,21 @@ class Runs:
         self._store = store
         self._seeds = seeds
 
-    def of(self, row: str, *methods: str) -> Callable[[str, str], np.ndarray]:
+    def of(
+        self, row: str, *methods: str, batch_size: int | None = None
+    ) -> Callable[[str, str], np.ndarray]:
         """Figures by `(method, name)`, each an array over the seeds."""
         workload = WORKLOADS[row]
+        batch_size = batch_size or workload.batch_size
         for seed in range(self._seeds):
             for method in methods:
-                self.one(Job(row, method, seed, workload.epochs, "test", workload.batch_size))
+                self.one(Job(row, method, seed, workload.epochs, "test", batch_size))
         records = [
-            r for r in self._store.records if is_whole(r, "test") and r["seed"] < self._seeds
+            r
+            for r in self._store.records
+            if (r["split"], r["epochs"], r["batch_size"], r["cap_mb"])
+            == ("test", workload.epochs, batch_size, None)
+            and r["seed"] < self._seeds
         ]
         return lambda method, name: values(records, row, method, name)
 
@@ -77,11 +86,17 @@ def _near_dense(row: str, points: float, above_static: float | None = None):
 
 
 def _memory(runs: Runs) -> tuple[str, bool]:
-    figures = runs.of(FASHION, "dynhp_fixed")
-    first, last = (figures("dynhp_fixed", f"{which}_memory") for which in ("first", "last"))
-    less = 1 - last / first
-    text = f"{100 * less.mean():.0f}% less: {first.mean() / MB:.1f} MB, {last.mean() / MB:.1f} MB"
-    return text, bool(less.min() >= 0.8)
+    said, enough = [], []
+    for batch_size in MEMORY_BATCHES:
+        figures = runs.of(FASHION, "dynhp_fixed", batch_size=batch_size)
+        first, last = (figures("dynhp_fixed", f"{which}_memory") for which in ("first", "last"))
+        less = 1 - last / first
+        said.append(
+            f"batch {batch_size}: {100 * less.mean():.0f}% less ({first.mean() / MB:.1f} MB, "
+            f"{last.mean() / MB:.1f} MB)"
+        )
+        enough.append(less.min() >= 0.8)
+    return "; ".join(said), bool(all(enough))
 
 
 def _cap(runs: Runs) -> tuple[str, bool]:
