@@ -128,7 +128,9 @@ class PruningHyperModel(keras_tuner.HyperModel):
             else:
                 kwargs = self._branched(hp, model, pruner, checkpoint, args, kwargs)
                 results = model.fit(*args, **kwargs)
-        except (BudgetError, TargetError) as error:
+        except TargetError:  # trained to the end, and too large all the same: scored as that
+            results = model.history
+        except BudgetError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         metrics = self._score(model, pruner, checkpoint, results, args, kwargs)
         checkpoint.save_if_best(model, [*loader.stages, _stage(pruner)], metrics)

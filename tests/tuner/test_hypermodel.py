@@ -111,6 +111,24 @@ def test_own_fit_and_a_missed_target(grid, data):
     assert tuner.oracle.get_best_trials()[0] is met
 
 
+def test_a_file_that_is_too_large_is_scored_as_such(grid, data, tmp_path):
+    """Training ends with a TargetError, the search goes on."""
+    full = dynhp.export_tflite(build_model(), tmp_path / "full.tflite", "int8", data["x"])
+    limit = int(0.9 * full.flash_bytes)
+    hypermodel = PruningHyperModel(
+        StopsEarly(), {"compression": [1.1]}, limits=dynhp.Target(flash=limit)
+    )
+    tuner = grid(hypermodel)
+    tuner.search(**data, verbose=0)
+    trials = list(tuner.oracle.trials.values())
+    assert [t.status for t in trials] == ["COMPLETED"] * 2
+    (missed,) = [t for t in trials if t.hyperparameters.get("stops")]
+    assert missed.metrics.get_last_value("flash") > limit
+    assert missed.metrics.get_last_value("missed") > 0
+    (met,) = tuner.oracle.get_best_trials()
+    assert met.metrics.get_last_value("flash") <= limit and met is not missed
+
+
 def test_a_fit_that_drops_the_callbacks_is_an_error(grid, data):
     class Drops(StopsEarly):
         def fit(self, hp, model, *args, callbacks=None, **kwargs):
