@@ -340,14 +340,12 @@ class Call:
             return labels
         tensor = ks.input_tensors(self.node)[index]
         outer = axis + self.axis_offset * (axis > 0)
-        if id(tensor) not in trace.gathers:
+        key = id(tensor), outer  # readers along another axis select for themselves
+        if key not in trace.gathers:
             producer = len(trace.producers)
             trace.producers.append(Producer(ks.maker_of(tensor).name, "input features"))
-            trace.gathers[id(tensor)] = Gather(outer, trace.units.new(shape[axis], producer))
-        gather = trace.gathers[id(tensor)]
-        if gather.axis != outer:
-            return labels
-        return lb.on_axis(len(shape), axis, gather.vector)
+            trace.gathers[key] = Gather(outer, trace.units.new(shape[axis], producer))
+        return lb.on_axis(len(shape), axis, trace.gathers[key].vector)
 
 
 def _write_count(key: str) -> Callable:

@@ -31,7 +31,7 @@ class Trace:
     calls: dict[int, int] = field(default_factory=dict)  # layer -> how often it is called
     resized: dict[int, dict[object, int]] = field(default_factory=dict)  # ... and says so
     rewrites: dict[int, Callable] = field(default_factory=dict)
-    gathers: dict[int, Gather] = field(default_factory=dict)
+    gathers: dict[tuple[int, int], Gather] = field(default_factory=dict)
     sections: list[np.ndarray] = field(default_factory=list)
     live: list[np.ndarray] = field(default_factory=list)  # units read without a mask on them
     zeroed: dict[int, np.ndarray] = field(default_factory=dict)  # tensor -> units that are zero

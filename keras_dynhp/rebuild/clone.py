@@ -228,7 +228,7 @@ class _Cloner:
         return total if fold.constant is None else keras.ops.add(total, fold.constant)
 
     def _read(self, tensor, new, axis, chain):
-        gather = self.trace.gathers.get(id(tensor))
+        gather = self.trace.gathers.get((id(tensor), axis))
         if gather is None:
             if self.masks is None:
                 return new
@@ -241,7 +241,7 @@ class _Cloner:
         kept = self.survivors.keep(gather.vector)
         if len(kept) == len(gather.vector):
             return new
-        key = ("gather", id(tensor))
+        key = ("gather", id(tensor), axis)
         if key not in self.operations:
             self.operations[key] = _select(new, kept, gather.axis, as_layer=chain is not None)
             if chain is not None:
@@ -252,7 +252,8 @@ class _Cloner:
 
 def _select(tensor, kept, axis, as_layer):
     """A gather along one axis: inside a Sequential, which holds only layers, a tiny model."""
-    name = f"{ks.maker_of(tensor).name}_selected"
+    along = "" if axis == len(tensor.shape) - 1 else f"_along_{axis}"
+    name = f"{ks.maker_of(tensor).name}_selected{along}"
     kept = [int(i) for i in kept]
     if not as_layer:
         result = keras.ops.take(tensor, kept, axis=axis)

@@ -6,7 +6,17 @@ import csv
 
 import pytest
 
-from benchmarks.applications import COLUMNS, RESULTS, build, constructors, measure
+from benchmarks.applications import (
+    COLUMNS,
+    README,
+    RESULTS,
+    build,
+    constructors,
+    measure,
+    read,
+    readme_block,
+    write_readme,
+)
 from keras_dynhp import find_groups
 
 FAST = ["MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG16"]
@@ -42,3 +52,13 @@ def test_the_table_holds_what_is_promised():
         assert row["saved_and_loaded"] == ("same" if row["top"] == "yes" else ""), row["model"]
         assert float(row["prunable_share"]) >= 0.9, row["model"]
         assert int(row["parameters_half_masked"]) < int(row["parameters"]), row["model"]
+
+
+def test_the_readme_holds_the_table(tmp_path):
+    """As the command writes it; writing it again changes nothing."""
+    rows = read(RESULTS / "applications.csv")
+    assert readme_block(rows) in README.read_text(encoding="utf-8")
+    page = tmp_path / "README.md"
+    page.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    write_readme(rows, page)
+    assert page.read_text(encoding="utf-8") == README.read_text(encoding="utf-8")

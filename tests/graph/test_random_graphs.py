@@ -111,3 +111,29 @@ def test_a_tensor_that_is_query_and_value_is_selected_once():
     x = L.Attention()([inputs, inputs, L.Dense(8)(inputs)])
     model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
     assert check(model, prune_inputs=True).error <= 1e-5
+
+
+@pytest.mark.parametrize("first", ["features", "steps"])
+def test_input_features_read_along_two_axes(first):
+    """Each reader selects along its own axis (seed 1920).
+
+    The tensor had one selection, along the axis of whoever read it first; with masks in between
+    the order was another one, and `rebuild` refused the masks that `add_masks` had made.
+    """
+    inputs = keras.Input((4, 7))
+    x = inputs * 2.0
+    readers = {
+        "features": L.Dense(3, name="features"),
+        "steps": L.EinsumDense("abc,bd->adc", (5, 7), name="steps"),
+    }
+    order = [first, *(name for name in readers if name != first)]
+    outputs = [L.Dense(2)(L.Flatten()(readers[name](x))) for name in order]
+    found = check(keras.Model(inputs, outputs), prune_inputs=True)
+    assert {(group.size, *group.readers) for group in found.groups} >= {
+        (7, "features"),
+        (4, "steps"),
+    }
+    assert found.copy_error <= 1e-5
+    assert found.error <= 1e-5
+    selections = [op.name for op in found.small.operations if "_selected" in op.name]
+    assert len(set(selections)) == 2
