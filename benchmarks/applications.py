@@ -7,8 +7,9 @@ half of every group is masked at random, the model rebuilt, and both compared, i
 float32 (the largest difference, relative to the largest output). Models with their top, which are
 the only ones in float32, are saved and loaded, and must then compute the same bits; those of up to
 8 million parameters when rebuilt are exported to int8. Seconds are those of the processor. Writes
-the table to benchmarks/results/applications.csv and .md; models that are in it already are
-skipped, so the command can be interrupted. Delete the table to start again.
+the table to benchmarks/results/applications.csv and .md, and what a reader asks first into the
+README; models that are in it already are skipped, so the command can be interrupted. Delete the
+table to start again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from keras_dynhp.rebuild.plan import plan_rebuild
 
 EXPORTED = 8_000_000  # rebuilt models with fewer parameters are exported
 RESULTS = pathlib.Path(__file__).parent / "results"
+README = pathlib.Path(__file__).parents[1] / "README.md"
+START, END = "<!-- written by benchmarks.applications -->", "<!-- end -->"
 COLUMNS = [
     "model",
     "top",
@@ -235,6 +238,46 @@ def write_page(rows: list[dict], path: pathlib.Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def readme_block(rows: list[dict]) -> str:
+    """The README's table: a line per constructor, with and without its top where they differ."""
+    models = collections.defaultdict(dict)
+    for row in sorted(rows, key=lambda row: (row["model"], row["top"] == "no")):
+        models[row["model"]][row["top"]] = row
+    lines = []
+    for name, both in models.items():
+        groups = [row["groups"] for row in both.values()]
+        shares = [f"{float(row['prunable_share']):.1%}" for row in both.values()]
+        barriers = [row["barriers"] for row in both.values()]
+        cells = (" / ".join(dict.fromkeys(cell)) for cell in (groups, shares, barriers))
+        lines.append([name, *cells])
+    whole = sum(all(row["barriers"] == "none" for row in both.values()) for both in models.values())
+    least = min(float(row["prunable_share"]) for row in rows)
+    titles = ["model", "groups", "prunable share of the parameters", "barriers and reasons"]
+    return "\n".join(
+        [
+            START,
+            "<details>",
+            f"<summary>All {len(models)} of <code>keras.applications</code>: at least {least:.1%} "
+            f"of the parameters can be pruned, {whole} without any barrier</summary>",
+            "",
+            "`python -m benchmarks.applications` writes this table. Where a model differs with and "
+            "without its top, both are given.",
+            "",
+            *_table(titles, lines),
+            "",
+            "</details>",
+            END,
+        ]
+    )
+
+
+def write_readme(rows: list[dict], path: pathlib.Path = README) -> None:
+    """Put the table in the place of the one that stands between the markers."""
+    before, rest = path.read_text(encoding="utf-8").split(START)
+    after = rest.split(END, 1)[1]
+    path.write_text(before + readme_block(rows) + after, encoding="utf-8")
+
+
 def _table(titles: list[str], rows: list[list]) -> list[str]:
     lines = [titles, ["---"] * len(titles), *rows]
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
@@ -259,7 +302,10 @@ def main() -> None:
                 writer.writeheader()
                 writer.writerows(rows)
             write_page(rows, RESULTS / "applications.md")
+            write_readme(rows)
             gc.collect()
+    write_page(rows, RESULTS / "applications.md")  # also where there was nothing left to measure
+    write_readme(rows)
 
 
 if __name__ == "__main__":
