@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -12,23 +13,26 @@ import numpy as np
 from absl import flags
 
 import keras_dynhp as dynhp
-from keras_dynhp.cli import progress
+from keras_dynhp.cli import FLAGS, progress
 from keras_dynhp.memory import largest_batch
 from keras_dynhp.sizes import format_size, parse_size
 
-FLAGS = flags.FLAGS
-flags.DEFINE_integer("batch_size", 32, "inspect: the batch of the memory estimate.")
-flags.DEFINE_string("budget", None, "inspect: a training-memory budget, such as 4MB.")
-flags.DEFINE_string("optimizer", None, "inspect: its slots count; the model's own by default.")
-flags.DEFINE_float("compression", None, "prune: how many times fewer parameters.")
-flags.DEFINE_integer("params", None, "prune: the most parameters.")
-flags.DEFINE_integer("macs", None, "prune: the most multiply-accumulates.")
-flags.DEFINE_string("flash", None, "prune: the most bytes of the int8 file, such as 64KB.")
-flags.DEFINE_string("ram", None, "prune: the most bytes of the tensor arena, such as 24KB.")
-flags.DEFINE_string("criterion", "magnitude", "prune: magnitude, taylor or random.")
-flags.DEFINE_string("data", None, "prune, export: an .npz file with arrays x and (optionally) y.")
-flags.DEFINE_string("out", None, "prune, export, report: the file to write.")
-flags.DEFINE_enum("quantize", None, ["int8", "int16x8"], "export: quantization.")
+_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_integer("batch_size", 32, "inspect: the batch of the memory estimate.")
+_string("budget", None, "inspect: a training-memory budget, such as 4MB.")
+_string("optimizer", None, "inspect: its slots count; the model's own by default.")
+flags.DEFINE_float(
+    "compression", None, "prune: how many times fewer parameters.", flag_values=FLAGS
+)
+_integer("params", None, "prune: the most parameters.")
+_integer("macs", None, "prune: the most multiply-accumulates.")
+_string("flash", None, "prune: the most bytes of the int8 file, such as 64KB.")
+_string("ram", None, "prune: the most bytes of the tensor arena, such as 24KB.")
+_string("criterion", "magnitude", "prune: magnitude, taylor or random.")
+_string("data", None, "prune, export: an .npz file with arrays x and (optionally) y.")
+_string("out", None, "prune, export, report: the file to write.")
+flags.DEFINE_enum("quantize", None, ["int8", "int16x8"], "export: quantization.", flag_values=FLAGS)
 
 
 @dataclass

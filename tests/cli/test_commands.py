@@ -1,14 +1,16 @@
-"""The command line as scripts see it: real processes, their output and exit codes."""
+"""The command line as scripts see it: output and exit codes."""
 
 import json
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
 import keras_dynhp as dynhp
+from keras_dynhp.cli import main
 from keras_dynhp.memory import largest_batch
 from keras_dynhp.report.record import Report
 
@@ -35,23 +37,53 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *arguments):
-    command = [sys.executable, "-m", "keras_dynhp", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+@pytest.fixture
+def run(folder, monkeypatch, capfd):
+    """Runs a command where the files are, in this process: loading TensorFlow takes seconds."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = main(["keras-dynhp", *arguments])
+        return types.SimpleNamespace(returncode=code, **capfd.readouterr()._asdict())
+
+    return run
 
 
 def complaint(done):
-    """Our own words on stderr; TensorFlow's come with its import, before any flag is read."""
-    lines = done.stderr.splitlines()
+    """Our own words on stderr."""
+    lines = done.err.splitlines()
     (first,) = [number for number, line in enumerate(lines) if line.startswith("keras-dynhp:")]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
     return lines[first:]
 
 
-def test_inspect(folder):
-    done = run(folder, "inspect", "model.keras", "--json", "--batch_size=16", "--budget=2MB")
+def test_a_process_of_its_own(folder):
+    """As a shell starts it; a script may import it beside flags of its own with the same names."""
+    command = [sys.executable, "-m", "keras_dynhp", "inspect", "model.keras"]
+    done = subprocess.run([*command, "--json"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    assert json.loads(done.stdout)["macs"] == 6 * 24 + 24 * 16 + 16 * 3
+    script = """
+from absl import app, flags
+flags.DEFINE_string("out", "mine", "")
+flags.DEFINE_bool("debug", True, "")
+from keras_dynhp import cli
+def main(argv):
+    code = cli.main(["x", "inspect", "absent.keras", "--out=theirs"])
+    print(argv[1:], code, flags.FLAGS.out, flags.FLAGS.debug)
+app.run(main)
+"""
+    command = [sys.executable, "-c", script, "word", "--nodebug"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.stdout == "['word'] 1 mine False\n", done.stderr
+    assert done.stderr.splitlines()[-1].startswith("keras-dynhp: FileNotFoundError: there is no")
+
+
+def test_inspect(folder, run):
+    done = run("inspect", "model.keras", "--json", "--batch_size=16", "--budget=2MB")
+    assert done.returncode == 0, done.err
+    found = json.loads(done.out)
     model = keras.models.load_model(folder / "model.keras")
     assert found["parameters"] == model.count_params()
     assert found["macs"] == dynhp.count_macs(model) == 6 * 24 + 24 * 16 + 16 * 3
@@ -61,62 +93,69 @@ def test_inspect(folder):
     assert "normalizes over channels" in found["barriers"]["norm"]
 
 
-def test_inspect_says_when_nothing_fits_the_budget(folder):
-    done = run(folder, "inspect", "model.keras", "--budget=1KB")
+def test_inspect_says_when_nothing_fits_the_budget(run):
+    done = run("inspect", "model.keras", "--budget=1KB")
     assert done.returncode == 3
-    assert "largest batch    none" in done.stdout and "second" in done.stdout
+    assert "largest batch    none" in done.out and "second" in done.out
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
-def test_prune(folder, criterion):
+def test_prune(folder, run, criterion):
     out = f"{criterion}.keras"
     arguments = ["--params=450", f"--criterion={criterion}", f"--out={out}", "--data=data.npz"]
-    done = run(folder, "prune", "model.keras", *arguments)
-    assert done.returncode == 0, done.stderr
+    done = run("prune", "model.keras", *arguments)
+    assert done.returncode == 0, done.err
     small = keras.models.load_model(folder / out)
     assert (
         small.count_params() <= 450 < keras.models.load_model(folder / "model.keras").count_params()
     )
-    assert f"-> {small.count_params():,}" in done.stdout
-    assert "pruning model.keras" in done.stderr  # progress, off the output
+    assert f"-> {small.count_params():,}" in done.out
+    assert "pruning model.keras" in done.err  # progress, off the output
 
 
-def test_a_target_that_cannot_be_reached(folder):
-    done = run(folder, "prune", "model.keras", "--params=10", "--out=no.keras")
+def test_a_target_that_cannot_be_reached(folder, run):
+    done = run("prune", "model.keras", "--params=10", "--out=no.keras")
     assert done.returncode == 3
     (line,) = complaint(done)
     assert "The smallest reachable target is params=" in line
     assert not (folder / "no.keras").exists()
 
 
-def test_export(folder):
+def test_export(folder, run):
     arguments = ["--out=model.tflite", "--quantize=int8", "--data=data.npz", "--json"]
-    done = run(folder, "export", "model.keras", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["flash_bytes"] == (folder / "model.tflite").stat().st_size
+    done = run("export", "model.keras", *arguments)
+    assert done.returncode == 0, done.err
+    assert json.loads(done.out)["flash_bytes"] == (folder / "model.tflite").stat().st_size
 
 
-def test_errors_are_one_line_unless_debug(folder):
+def test_errors_are_one_line_unless_debug(run):
     arguments = ["export", "model.keras", "--out=none.tflite", "--quantize=int8"]
-    done = run(folder, *arguments)
-    assert done.returncode == 1 and not done.stdout
+    done = run(*arguments)
+    assert done.returncode == 1 and not done.out
     (line,) = complaint(done)
     assert "needs representative_data" in line
-    done = run(folder, *arguments, "--debug")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr and "needs representative_data" in done.stderr
+    with pytest.raises(ValueError, match="needs representative_data"):
+        run(*arguments, "--debug")
 
 
-def test_report(folder):
+def test_help_and_flags_of_an_earlier_call(run):
+    assert run("inspect", "model.keras", "--batch_size=16").out.count("a batch of 16") == 1
+    assert run("inspect", "model.keras").out.count("a batch of 32") == 1
+    done = run("--help")
+    assert done.returncode == 0 and not done.err
+    assert "export   Write a model as .tflite" in done.out and "--compression" in done.out
+
+
+def test_report(folder, run):
     pytest.importorskip("plotly")
     report = Report(
         before={"params": 100, "macs": 90, "neurons": 10, "widths": {"first": 10}},
         after={"params": 50, "macs": 45, "neurons": 5, "widths": {"first": 5}},
     )
     report.save(folder / "run")
-    done = run(folder, "report", "run")
-    assert done.returncode == 0, done.stderr
-    assert "100 -> 50 (2.0x fewer)" in done.stdout
+    done = run("report", "run")
+    assert done.returncode == 0, done.err
+    assert "100 -> 50 (2.0x fewer)" in done.out
     assert "<h1>Pruning report</h1>" in (folder / "run" / "report.html").read_text()
 
 
@@ -129,7 +168,7 @@ def test_report(folder):
         (["inspect", "absent.keras"], 1, "there is no model at absent.keras"),
     ],
 )
-def test_wrong_use(folder, arguments, code, message):
-    done = run(folder, *arguments)
-    assert done.returncode == code and not done.stdout
+def test_wrong_use(run, arguments, code, message):
+    done = run(*arguments)
+    assert done.returncode == code and not done.out
     assert message in complaint(done)[0]
