@@ -9,9 +9,10 @@ import keras
 from keras_dynhp.costs import lowering_rules  # noqa: F401  (registers the rules)
 from keras_dynhp.costs.lowering import Constant, DeviceGraph, lower
 
-# The layout of the file as `export_tflite` writes it: a FlatBuffer in which equal vectors are
-# written once. A vector is a length and its elements; a table is an offset to its field list and
-# its fields; a table in a list costs another offset.
+# The layout of the file as `export_tflite` writes it: a FlatBuffer in which equal vectors and equal
+# tables are written once, and small ones fill the gaps before large ones. A vector is a length and
+# its elements; a table is an offset to its field list and its fields; a table in a list costs
+# another offset.
 _ITEM = {
     "int8": {"weight": 1, "bias": 4, "index": 4},
     "int16x8": {"weight": 1, "bias": 8, "index": 4},
@@ -25,21 +26,22 @@ BYTES_PER_CHANNEL_SCALE = 8
 BYTES_PER_CHANNEL_ZERO_POINT = 8
 
 _OFFSET = 4
-_FILE = 360
+_FILE = 300
 _OPERATOR_CODE = 20
 _OPERATOR = 24
-_TENSOR = 20
-_QUANTIZATION = 16
+_COMPUTED_TENSOR = 16
+_CONSTANT_TENSOR = 20
+_QUANTIZATION = 12
 _BUFFER = 8
+_WORD = 4
 _ALIGNMENT = 16
+# Equal options are one table: those of each kind, with and without an activation.
 _OPTIONS = {
-    "CONV_2D": 20,
-    "DEPTHWISE_CONV_2D": 28,
-    "TRANSPOSE_CONV": 20,
-    "MAX_POOL_2D": 28,
-    "AVERAGE_POOL_2D": 28,
-    "FULLY_CONNECTED": 8,
-    "SOFTMAX": 8,
+    "CONV_2D": 16,
+    "DEPTHWISE_CONV_2D": 20,
+    "TRANSPOSE_CONV": 16,
+    "MAX_POOL_2D": 24,
+    "AVERAGE_POOL_2D": 24,
     "RESHAPE": 0,
 }
 _COMMON_OPTIONS = 8
@@ -77,7 +79,10 @@ def flash_of(device: DeviceGraph, quantize: str | None = "int8") -> int:
     values = [*device.inputs, *(value for op in device.operators for value in op.outputs)]
     total = _FILE + _OPERATOR_CODE * len({op.kind for op in device.operators})
     total += sum(_operator(op) for op in device.operators)
-    total += (_OFFSET + _TENSOR) * (len(values) + len(constants))
+    options = {(op.kind, op.fused) for op in device.operators}
+    total += sum(_OPTIONS.get(kind, _COMMON_OPTIONS) for kind, _ in options)
+    total += (_OFFSET + _COMPUTED_TENSOR) * len(values)
+    total += (_OFFSET + _CONSTANT_TENSOR) * len(constants)
     shapes = {value.shape for value in values} | {constant.shape for constant in constants}
     total += sum(_vector(len(shape), 4) for shape in shapes)
     total += sum(_stored(constant, _ITEM[quantize]) for constant in constants)
@@ -88,9 +93,8 @@ def flash_of(device: DeviceGraph, quantize: str | None = "int8") -> int:
 
 
 def _operator(op) -> int:
-    options = _OPTIONS.get(op.kind, _COMMON_OPTIONS)
     inputs = _vector(len(op.inputs) + len(op.constants), 4)
-    return _OFFSET + _OPERATOR + options + inputs + _vector(len(op.outputs), 4)
+    return _OFFSET + _OPERATOR + inputs + _vector(len(op.outputs), 4)
 
 
 def _shares_zero(op) -> bool:
@@ -100,7 +104,7 @@ def _shares_zero(op) -> bool:
 
 def _stored(constant: Constant, items: dict[str, int]) -> int:
     size = constant.size * items[constant.role]
-    return _OFFSET + _BUFFER + _vector(-(-size // _ALIGNMENT) * _ALIGNMENT, 1)
+    return _OFFSET + _BUFFER + _vector(-(-size // _WORD) * _WORD, 1)
 
 
 def _scales(constants: Iterable[Constant]) -> int:

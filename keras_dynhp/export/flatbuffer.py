@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-DATA_ALIGNMENT = 16
+from keras_dynhp.export.sharing import SharingBuilder
 
 _OPERATOR_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
@@ -51,13 +50,15 @@ def tensor_name(tensor: schema.TensorT) -> str:
 def compact(model: schema.ModelT) -> bytes:
     """The same network in fewer bytes; the tree is changed on the way.
 
-    Left out: names of inner tensors, descriptions, the converter's metadata, statistics of the
-    calibration. Written once: vectors and constants that are equal. What a kernel reads stays as
-    it was, and constants keep their 16-byte alignment.
+    Left out: names of tensors and of a single signature, descriptions, the converter's metadata,
+    statistics of the calibration. Written once: vectors, tables and constants that are equal. What
+    a kernel reads stays as it was, and constants keep their 16-byte alignment.
     """
     model.description = None
     model.metadata = None
     model.metadataBuffer = None
+    if len(model.signatureDefs or []) == 1:
+        model.signatureDefs = None
     for number, subgraph in enumerate(model.subgraphs):
         subgraph.name = None if number == 0 else subgraph.name
         for tensor in subgraph.tensors:
@@ -65,7 +66,10 @@ def compact(model: schema.ModelT) -> bytes:
         for operator in subgraph.operators or []:
             operator.debugMetadataIndex = -1
     _share_buffers(model)
-    builder = _SharingBuilder(1024)
+    trial = SharingBuilder()
+    model.Pack(trial)
+    builder = SharingBuilder()
+    builder.write_vectors(trial.vectors)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
@@ -103,25 +107,3 @@ def _share_buffers(model: schema.ModelT) -> None:
                 kept.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
             tensor.buffer = places[content]
     model.buffers = kept
-
-
-class _SharingBuilder(flatbuffers.Builder):
-    """A builder that writes equal vectors once and aligns constants as the converter does."""
-
-    def __init__(self, size: int):
-        super().__init__(size)
-        self._written: dict[tuple, int] = {}
-
-    def CreateNumpyVector(self, x):
-        key = (x.dtype.str, x.tobytes())
-        if key not in self._written:
-            self._written[key] = self._write(x)
-        return self._written[key]
-
-    def _write(self, x: np.ndarray) -> int:
-        if x.dtype != np.uint8 or x.size == 0:
-            return super().CreateNumpyVector(x)
-        self.StartVector(1, x.size, DATA_ALIGNMENT)
-        self.head -= x.size
-        self.Bytes[self.Head() : self.Head() + x.size] = x.tobytes()
-        return self.EndVector()

@@ -56,7 +56,7 @@ def test_bad_files(exported, tmp_path):
         device_report(str(bad), model)
     with open(path, "rb") as file:
         tree = flatbuffer.read(file.read())
-    tree.signatureDefs = tree.signatureDefs * 2
+    tree.signatureDefs = [flatbuffer.schema.SignatureDefT(signatureKey=key) for key in "ab"]
     bad.write_bytes(flatbuffer.compact(tree))
     with pytest.raises(ValueError, match="2 signatures"):
         device_report(str(bad), model)

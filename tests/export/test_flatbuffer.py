@@ -1,0 +1,103 @@
+"""The file made small is the converter's own in fewer bytes: same outputs on every runtime."""
+
+import networks
+import numpy as np
+import pytest
+
+from keras_dynhp.export import flatbuffer, litert, tflm, vela
+from keras_dynhp.export.sharing import SharingBuilder
+from keras_dynhp.export.tflite import export_tflite
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What the converter made of networks, and what was written: paths by name and number type."""
+    made = {}
+    folder = tmp_path_factory.mktemp("files")
+    patch = pytest.MonkeyPatch()
+    for name in ("resnet_8", "ds_cnn"):
+        for quantize in (None, "int8", "int16x8"):
+            model = networks.with_weights(networks.NETWORKS[name](0.2))
+            before, after = folder / f"{name}-{quantize}-before", folder / f"{name}-{quantize}"
+            compact = flatbuffer.compact
+
+            def keep(tree, before=before, compact=compact):
+                # The reader's tree, packed by FlatBuffers' own builder, is the converter's file.
+                builder = flatbuffer.schema.flatbuffers.Builder(1024)
+                builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
+                before.write_bytes(builder.Output())
+                return compact(tree)
+
+            patch.setattr(flatbuffer, "compact", keep)
+            export_tflite(model, str(after), quantize, networks.samples(model, 100))
+            patch.undo()
+            made[name, quantize] = before, after, networks.samples(model, 50, seed=1)
+    return made
+
+
+@pytest.mark.parametrize("name", ["resnet_8", "ds_cnn"])
+@pytest.mark.parametrize("quantize", [None, "int8", "int16x8"])
+def test_every_runtime_computes_the_same(name, quantize, files):
+    before, after, x = files[name, quantize]
+    assert after.stat().st_size < before.stat().st_size - 2000
+    arena = tflm.measure_arena(str(before))
+    assert tflm.measure_arena(str(after)) == arena
+    outputs = []
+    for path in (before, after):
+        for reference in (False, True):
+            interpreter = litert.make_interpreter(path.read_bytes(), reference=reference)
+            given = litert.quantize(x, interpreter.get_input_details()[0])
+            outputs.append(litert.run_raw(interpreter, [given]))
+        outputs.append(tflm.run(str(path), [given], arena))
+    for old, new in zip(outputs[:3], outputs[3:]):
+        np.testing.assert_array_equal(old, new)
+    assert np.ptp(outputs[0]) > 0
+
+
+@pytest.mark.parametrize("name", ["resnet_8", "ds_cnn"])
+def test_vela_sees_the_same(name, files):
+    before, after, _ = files[name, "int8"]
+    assert vela.measure(str(after)) == vela.measure(str(before))
+
+
+def test_nothing_is_written_twice_and_everything_is_aligned(files):
+    for _, after, _ in files.values():
+        content = after.read_bytes()
+        tree = flatbuffer.read(content)
+        assert flatbuffer.compact(tree) == content
+        for buffer in tree.buffers[1:]:
+            data = buffer.data.tobytes()
+            assert content.count(data) == 1 or len(data) < 100
+            assert any(place % 16 == 0 for place in _places(content, data))
+        for tensor in tree.subgraphs[0].tensors:
+            zeros = None if tensor.quantization is None else tensor.quantization.zeroPoint
+            if zeros is not None and len(zeros) > 8:
+                stored = len(zeros).to_bytes(4, "little") + zeros.tobytes()
+                assert content.count(stored) == 1
+                assert content.index(stored) % 8 == 4
+
+
+def _places(content, data):
+    place = content.find(data)
+    while place >= 0:
+        yield place
+        place = content.find(data, place + 1)
+
+
+def test_small_vectors_fill_the_gaps_before_large_ones():
+    constants = [np.full(4, n, np.uint8) for n in range(1, 11)]
+    small = [np.full(1, n, np.int32) for n in range(10)]
+    builder = SharingBuilder()
+    builder.write_vectors([*constants, *small])
+    # Each constant takes 8 of 16 bytes with its length, and a small vector the other 8; the first
+    # constant has 12 bytes behind it, which vectors of 8 cannot fill, so one comes at the end.
+    assert builder.Offset() == 12 + 8 + 9 * 16 + 8
+    before = builder.Offset()
+    builder.CreateNumpyVector(constants[3])
+    builder.CreateNumpyVector(small[7])
+    assert builder.Offset() == before
+
+
+def test_no_flatbuffer():
+    with pytest.raises(ValueError, match="not a TensorFlow Lite file: 3 bytes"):
+        flatbuffer.read(b"abc")
