@@ -6,7 +6,7 @@ import keras
 
 from keras_dynhp.keras_state.callback_list import list_that_calls, reorder
 
-__all__ = ["join", "let_begin", "log_dirs_beside", "pruner_beside"]
+__all__ = ["has_conclusion", "join", "let_begin", "log_dirs_beside", "pruner_beside"]
 
 # Keras's own callbacks that hold weights of one shape, what they would do, and ours for them.
 _CLASHES = (
@@ -33,14 +33,35 @@ _CLASHES = (
 )
 
 # Where a callback stands, by its attribute `place_among_callbacks`.
-FIRST, LAST = -1, 1
+FIRST, LAST, CONCLUSION = -1, 1, 2
+
+
+class Conclusion(keras.callbacks.Callback):
+    """Called after all others when training ends: lets the pruning callback conclude.
+
+    The others may still change the network then (restore the best epoch's, swap averages), and
+    what a conclusion raises must keep none of them from its own end.
+
+    Args:
+        pruner: the pruning callback of the same fit.
+    """
+
+    place_among_callbacks = CONCLUSION
+
+    def __init__(self, pruner):
+        super().__init__()
+        self.pruner = pruner
+
+    def on_train_end(self, logs=None):
+        self.pruner.conclude()
 
 
 def join(callback: keras.callbacks.Callback) -> None:
     """From `set_params`: take one's place in the list of callbacks, if the list allows it.
 
     A pruning callback is called first, so that all others see the network and the logs as they
-    are after pruning; a backup last, so that it saves what all others have done.
+    are after pruning; a backup last, so that it saves what all others have done. When training
+    ends, the pruning callback's `conclude` is called after everything else.
 
     Raises:
         ValueError: for a callback that cannot work across a prune, with the one that can.
@@ -58,11 +79,19 @@ def join(callback: keras.callbacks.Callback) -> None:
         )
     if not pruners:
         return
+    if not has_conclusion(callback):
+        callbacks.callbacks.append(Conclusion(*pruners))
     for other in callbacks.callbacks:
         for kind, setting, message in _CLASHES:
             ours = getattr(other, "follows_pruning", False)
             if isinstance(other, kind) and not ours and getattr(other, setting):
                 raise ValueError(f"{message}. Received: callbacks=[..., {other}, ...]")
+
+
+def has_conclusion(callback: keras.callbacks.Callback) -> bool:
+    """Whether the list that is calling `callback` will let the pruning callback conclude."""
+    callbacks = list_that_calls(callback)
+    return callbacks is not None and any(isinstance(c, Conclusion) for c in callbacks.callbacks)
 
 
 def let_begin(callback: keras.callbacks.Callback, epoch: int, logs: dict | None) -> None:

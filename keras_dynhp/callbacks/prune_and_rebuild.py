@@ -9,7 +9,13 @@ import keras
 
 from keras_dynhp import criteria, schedules
 from keras_dynhp.callbacks.checks import check_cluster, check_optimizer, check_strategy
-from keras_dynhp.callbacks.company import FIRST, join, let_begin, log_dirs_beside
+from keras_dynhp.callbacks.company import (
+    FIRST,
+    has_conclusion,
+    join,
+    let_begin,
+    log_dirs_beside,
+)
 from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
@@ -49,8 +55,8 @@ class PruneAndRebuild(keras.callbacks.Callback):
     from where the model is; with another model it begins anew.
 
     Raises:
-        TargetError: when `fit` ends, if the real int8 file or arena is above the target's `flash`
-            or `ram`: says by how much. The model stays as training left it.
+        TargetError: when `fit` ends and all callbacks have, if the real int8 file or arena is
+            above the target's `flash` or `ram`: says by how much. The model stays as it is then.
         TypeError, ValueError: from the constructor for arguments that make no sense, and when
             `fit` begins, before training, for a model, a target, a distribution strategy or
             another callback that can't work.
@@ -158,13 +164,18 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._engine.release()
         if self._guard is not None:
             self._guard.end()
-        self.report.end(self._engine)
         for scalars in self._scalars:
             scalars.close()
         self._scalars = []
-        self.report.device = self._proof.end(self.model)
+        if not has_conclusion(self):
+            self.conclude()
 
     # ---- ours --------------------------------------------------------------------------------
+
+    def conclude(self) -> None:
+        """The last word on the network that training leaves, when all other callbacks are done."""
+        self.report.end(self._engine)
+        self.report.device = self._proof.end(self.model)
 
     def _fraction(self, epochs_done: int) -> float:
         progress = min(1.0, epochs_done / self.params["epochs"])

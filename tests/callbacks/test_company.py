@@ -11,6 +11,7 @@ from half_dead import data, live_params, network, steps
 
 import keras_dynhp as dynhp
 from keras_dynhp.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint
+from keras_dynhp.pruning.proof import DeviceProof
 
 X, Y = data()
 FULL = 403
@@ -64,12 +65,34 @@ def test_ours_is_first_wherever_it_stands(place):
 
 
 def test_a_callback_list_of_the_user():
-    model, watch = make(), Watch()
+    model, watch, hp = make(), Watch(), pruner()
     listed = keras.callbacks.CallbackList(
-        [watch, pruner()], add_history=True, model=model, epochs=4, steps=4, verbose=0
+        [watch, hp], add_history=True, model=model, epochs=4, steps=4, verbose=0
     )
     fit(model, listed)
     assert watch.params_seen[-1] == (live_params(), live_params())
+    fit(model, listed)  # goes on from there
+    assert hp.report.before["params"] == FULL
+    assert watch.params_seen[-4:] == 4 * [(live_params(), live_params())]
+
+
+def test_it_concludes_on_the_network_that_the_others_leave(monkeypatch, tmp_path):
+    proven = []
+    monkeypatch.setattr(DeviceProof, "end", lambda self, model: proven.append(weights(model)))
+
+    def weights(model):
+        return [variable.numpy() for variable in model.weights]
+
+    class Double(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            assert not proven
+            self.model.set_weights([2 * value for value in self.model.get_weights()])
+
+    model = make()
+    fit(model, [pruner(), Double(), BackupAndRestore(tmp_path)])
+    (seen,) = proven
+    for value, proof in zip(weights(model), seen):
+        np.testing.assert_array_equal(value, proof)
 
 
 def test_csv_logger(tmp_path):

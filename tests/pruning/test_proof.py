@@ -97,11 +97,15 @@ def test_training_that_ends_too_early_says_by_how_much(tmp_path):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 2
 
-    model = network()
+        def on_train_end(self, logs=None):
+            self.ended = True  # what is wrong with the network keeps no callback from its end
+
+    model, stop = network(), Stop()
     target = dynhp.Target(flash="16KB")
     hp = dynhp.DynHP(target=target, schedule="linear")
     with pytest.raises(TargetError, match=r"flash is [\d,]+ bytes where 16,384 are allowed") as e:
-        model.fit(X, Y, epochs=8, callbacks=[hp, Stop()], verbose=0)
+        model.fit(X, Y, epochs=8, callbacks=[hp, stop], verbose=0)
+    assert stop.ended
     report = dynhp.export_tflite(model, str(tmp_path / "m.tflite"), "int8", X)
     assert e.value.missed["flash"][0] == pytest.approx(report.flash_bytes, rel=0.01)
     assert f"{e.value.missed['flash'][0] - 16384:,} " in str(e.value)
