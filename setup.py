@@ -30,7 +30,7 @@ EXTRAS = {
 EXTRAS["dev"] = sorted(
     {
         need
-        for group in ("examples", "tuner", "device", "report", "federated", "docs")
+        for group in ("examples", "tuner", "device", "qat", "report", "federated", "docs")
         for need in EXTRAS[group]
     }
     | {

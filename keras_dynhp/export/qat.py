@@ -83,8 +83,9 @@ def export_quantization_aware(
     return replace(report, notes=notes)
 
 
-def _need_extra() -> None:
-    missing = [
+def missing_packages() -> list[str]:
+    """What of the `qat` extra is not installed."""
+    return [
         name
         for name, module in (
             ("tensorflow-model-optimization", "tensorflow_model_optimization"),
@@ -92,6 +93,10 @@ def _need_extra() -> None:
         )
         if importlib.util.find_spec(module) is None
     ]
+
+
+def _need_extra() -> None:
+    missing = missing_packages()
     if missing:
         raise ImportError(
             f"quantization-aware fine-tuning needs {' and '.join(missing)}: "

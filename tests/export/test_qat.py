@@ -8,8 +8,8 @@ from keras import layers
 
 from keras_dynhp.export import qat
 
-pytest.importorskip(
-    "tensorflow_model_optimization", reason='needs the extra: pip install "keras-dynhp[qat]"'
+needs_extra = pytest.mark.skipif(
+    bool(qat.missing_packages()), reason='needs the extra: pip install "keras-dynhp[qat]"'
 )
 
 
@@ -56,6 +56,7 @@ def hard_to_quantize(trained):
     trained.set_weights(before)
 
 
+@needs_extra
 def test_fine_tuned_and_faithful(hard_to_quantize, tmp_path):
     path = str(tmp_path / "model.tflite")
     data = qat._batches(blobs(300, 1))
@@ -82,6 +83,7 @@ def test_fine_tuned_and_faithful(hard_to_quantize, tmp_path):
         np.testing.assert_array_equal(now, then)
 
 
+@needs_extra
 def test_what_loses_little_is_left_alone(trained, tmp_path):
     path = str(tmp_path / "model.tflite")
     data = qat._batches(blobs(300, 1))
@@ -89,6 +91,7 @@ def test_what_loses_little_is_left_alone(trained, tmp_path):
     assert not any("quantization-aware" in note for note in report.notes)
 
 
+@needs_extra
 def test_layers_that_cannot_be_quantized_are_named(tmp_path):
     inputs = keras.Input((8, 4))
     x = layers.LSTM(4, name="memory")(layers.LayerNormalization(name="norm")(inputs))
@@ -98,10 +101,15 @@ def test_layers_that_cannot_be_quantized_are_named(tmp_path):
         qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
 
 
-def test_errors(tmp_path, monkeypatch):
+@needs_extra
+def test_a_model_that_is_not_compiled(tmp_path):
     model = networks.lenet_300_100(0.1)
     with pytest.raises(ValueError, match="compile it first"):
         qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
+
+
+def test_without_the_extra(tmp_path, monkeypatch):
+    model = networks.lenet_300_100(0.1)
     monkeypatch.setattr(qat.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"keras-dynhp\[qat\]"):
+    with pytest.raises(ImportError, match=r"optimization and tf-keras: .*keras-dynhp\[qat\]"):
         qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
