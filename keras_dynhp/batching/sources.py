@@ -81,21 +81,25 @@ class StreamSource:
     """
 
     def __init__(self, dataset, first, num_batches, steps_per_epoch, once) -> None:
-        self._dataset = dataset
+        # Batches that wait count against the budget. So there are as many as the user's pipeline
+        # has ready, or else one, and not the ones more that tf.data would like to add.
+        self._dataset = _without_more_ahead(dataset)
+        self._reads_ahead = fit_state.reads_ahead(dataset)
         self._num_batches = num_batches
         self._steps_per_epoch = steps_per_epoch
         self._once = once
         self._iterator = None  # the one that is being read on, if any
-        self._peeked = None  # what has been read from it and not yet been given
+        self._peeked: tf.data.Dataset | None = None  # what has been read from it and not been given
         self._position = 0  # the user's batches given from it
         if first is None:
-            self._iterator = iter(dataset)
-            first = self._peeked = next(self._iterator, None)
+            self._iterator = iter(self._dataset)
+            first = next(self._iterator, None)
             if first is None:
                 raise ValueError(
                     "The training data are empty. Received: a dataset without a single batch. "
                     "Give at least one."
                 )
+            self._peeked = _once(first, dataset.element_spec)
         self.batch_size = int(_rows(first))
         self.num_samples = None
         self._batches: int | None = None  # in the last whole epoch
@@ -123,10 +127,11 @@ class StreamSource:
     def dataset(self, batch_size: int) -> tf.data.Dataset:
         self._counts.assign([0, 0])
         batches = _counted(self._read(), self._counts)
-        if batch_size == self.batch_size:
-            return batches
-        # One batch ahead, not as many as tf.data would like: they count against the budget.
-        return _rebatch(batches, batch_size).prefetch(1)
+        if batch_size != self.batch_size:
+            batches = _rebatch(batches, batch_size)
+        if not self._reads_ahead:
+            batches = batches.prefetch(1)
+        return _without_more_ahead(batches)
 
     def end_epoch(self, batch_size: int) -> tuple[int, bool]:
         batches, samples = (int(count) for count in self._counts.numpy())
@@ -170,7 +175,7 @@ class StreamSource:
         if peeked is None:
             return _rest(self._iterator, take)
         rest = _rest(self._iterator, None if take is None else take - 1)
-        return tf.data.Dataset.from_tensors(peeked).concatenate(rest)
+        return peeked.concatenate(rest)
 
 
 def _counted(dataset: tf.data.Dataset, counts: tf.Variable) -> tf.data.Dataset:
@@ -182,6 +187,22 @@ def _counted(dataset: tf.data.Dataset, counts: tf.Variable) -> tf.data.Dataset:
         return batch
 
     return _map(dataset, count)
+
+
+def _once(batch, spec) -> tf.data.Dataset:
+    """A dataset of one batch, which it lets go of as it gives it: `from_tensors` would keep it."""
+    parts = tf.nest.flatten(batch, expand_composites=True)
+    with tf.device("CPU:0"):
+        queue = tf.queue.FIFOQueue(1, [part.dtype for part in parts])
+        queue.enqueue(parts)
+
+    def give(_):
+        given = tf.nest.flatten(queue.dequeue())
+        for part, known in zip(given, tf.nest.flatten(spec, expand_composites=True)):
+            part.set_shape(known.shape)
+        return tf.nest.pack_sequence_as(spec, given, expand_composites=True)
+
+    return tf.data.Dataset.from_tensors(0).map(give)
 
 
 def _rest(iterator, take: int | None) -> tf.data.Dataset:
@@ -212,6 +233,13 @@ def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
+def _without_more_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Without the tuned prefetch that tf.data puts behind what does not end with one."""
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
     return dataset.with_options(options)
 
 

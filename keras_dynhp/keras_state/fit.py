@@ -34,6 +34,7 @@ __all__ = [
     "num_array_samples",
     "num_replicas",
     "out_of_data_warning",
+    "reads_ahead",
     "replay_data",
     "resize_arrays",
     "running_fit",
@@ -41,6 +42,18 @@ __all__ = [
     "set_steps",
     "take_over_epochs",
 ]
+
+# Classes of `tf.data`: what reads ahead, and what only passes on what comes.
+_READING_AHEAD = frozenset(
+    {
+        "_PrefetchDataset",
+        "_ParallelMapDataset",
+        "_ParallelInterleaveDataset",
+        "_ParallelBatchDataset",
+        "_MapAndBatchDataset",
+    }
+)
+_PASSING_ON = frozenset({"_OptionsDataset", "_AssertCardinalityDataset"})
 
 # What fit's loop unpacks: first step, last step, and the `tf.data` iterator they read.
 Steps = Iterator[tuple[int, int, object]]
@@ -215,6 +228,17 @@ def first_batch(adapter: DataAdapter):
     if isinstance(adapter, PyDatasetAdapter):
         return adapter._standardize_batch(adapter.py_dataset[0])
     return None
+
+
+def reads_ahead(dataset: tf.data.Dataset) -> bool:
+    """Whether a pipeline ends with a transformation that prepares elements before they are asked.
+
+    Behind any other one tf.data itself puts a prefetch. That the last one does is told by its
+    class; options, counts and the like come after it and change nothing.
+    """
+    while type(dataset).__name__ in _PASSING_ON:
+        (dataset,) = dataset._inputs()
+    return type(dataset).__name__ in _READING_AHEAD
 
 
 def batch_unbatched(fit: RunningFit, batch_size: int) -> None:

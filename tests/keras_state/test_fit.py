@@ -194,6 +194,27 @@ def test_what_is_known_of_each_kind_of_data(kind):
     assert known == (kind == "arrays", kind == "generator", kind.startswith("endless"), first)
 
 
+def test_what_reads_ahead_is_known_by_its_last_transformation():
+    plain = tf.data.Dataset.range(8)
+
+    def same(x):
+        return x
+
+    ahead = [
+        plain.prefetch(1),
+        plain.map(same, num_parallel_calls=2),
+        plain.batch(2, num_parallel_calls=2),
+        plain.interleave(tf.data.Dataset.from_tensors, num_parallel_calls=2),
+    ]
+    for dataset in ahead:
+        counted = dataset.apply(tf.data.experimental.assert_cardinality(8))
+        for given in (dataset, counted, counted.with_options(tf.data.Options())):
+            assert fit_state.reads_ahead(given), given
+        for last in (dataset.map(same), dataset.batch(2), dataset.take(3), dataset.repeat()):
+            assert not fit_state.reads_ahead(last), last
+    assert not fit_state.reads_ahead(plain)
+
+
 def test_first_batch_of_a_generator_is_not_lost():
     seen = []
 
