@@ -202,6 +202,7 @@ family(
     ),
     ("ConvLSTM1D", fresh(L.ConvLSTM1D, 5, 3), {"shape": (3, 6, 8)}),
     ("ConvLSTM2D", fresh(L.ConvLSTM2D, 4, 3, return_sequences=True), {"shape": MOVIE}),
+    ("ConvLSTM3D", fresh(L.ConvLSTM3D, 4, 2), {"shape": (2, 3, 3, 3, 8)}),
     ("TimeDistributed(Conv2D)", lambda: L.TimeDistributed(L.Conv2D(5, 3)), {"shape": MOVIE}),
     ("TimeDistributed(LSTM)", lambda: L.TimeDistributed(L.LSTM(4)), {"shape": MOVIE[1:]}),
     ("TimeDistributed(model)", time_distributed_model, {"shape": MOVIE}),
@@ -293,6 +294,7 @@ family(
     ("Resizing", fresh(L.Resizing, 4, 5)),
     ("CenterCrop", fresh(L.CenterCrop, 4, 4)),
     ("ops.max_pool", bare(lambda x: ops.max_pool(x, 2))),
+    ("ops.image.resize", bare(lambda x: ops.image.resize(x, (9, 5)))),
 )
 family(
     "Merging",
@@ -338,6 +340,9 @@ family(
     MAP,
     ("ops.mean over positions", bare(lambda x: ops.mean(x, axis=(1, 2)))),
     ("ops.max over positions", bare(lambda x: ops.max(x, axis=1, keepdims=True))),
+    ("ops.logsumexp over positions", bare(lambda x: ops.logsumexp(x, axis=(1, 2)))),
+    ("ops.norm over positions", bare(lambda x: ops.norm(x, axis=1))),
+    ("ops.norm over channels", bare(lambda x: ops.norm(x, axis=-1))),
     ("ops.sum over channels", bare(lambda x: ops.sum(x, axis=-1))),
     ("ops.mean over channels", bare(lambda x: ops.mean(x, axis=-1)), {"through": KEPT}),
     ("ops.max over channels", bare(lambda x: ops.max(x, axis=-1)), {"through": KEPT}),

@@ -5,9 +5,27 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_dynhp.keras_state.sharing import models_beside
 from keras_dynhp.keras_state.strategy import strategy_of_cluster
 
-__all__ = ["check_cluster", "check_optimizer", "check_strategy"]
+__all__ = ["check_alone", "check_cluster", "check_optimizer", "check_strategy"]
+
+
+def check_alone(model: keras.Model) -> None:
+    """Refuse a model whose layers are part of another model, which would lose its weights.
+
+    Raises:
+        ValueError: some other living model shares a layer with it.
+    """
+    beside = models_beside(model)
+    if beside:
+        other, layer = beside[0]
+        raise ValueError(
+            f"Model {other!r} shares layer {layer!r} with {model.name!r}, whose layers give way to "
+            f"smaller ones while it trains: {other!r} would be left without its weights. Delete "
+            "it before `fit` and make it again from the trained model, or prune a copy: "
+            "keras.models.clone_model(model), then set_weights(model.get_weights())."
+        )
 
 
 def check_optimizer(model: keras.Model) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 
 from keras_dynhp import criteria, schedules
-from keras_dynhp.callbacks.checks import check_cluster, check_optimizer, check_strategy
+from keras_dynhp.callbacks.checks import check_alone, check_cluster, check_optimizer, check_strategy
 from keras_dynhp.callbacks.company import (
     FIRST,
     has_conclusion,
@@ -125,6 +125,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         check_model(self.model)
         check_optimizer(self.model)
         check_strategy(self.model)
+        check_alone(self.model)
         if self._guard is not None:
             self._guard.begin(self.model)
         if self._engine is None or not self._engine.owns(self.model):

@@ -13,6 +13,7 @@ from keras_dynhp.graph.records import (
     ALONG,
     IN,
     INSIDE,
+    OUT,
     Barrier,
     Gather,
     InsideRead,
@@ -53,9 +54,17 @@ class Call:
         self.trace.calls[id(self.layer)] = self.trace.calls.get(id(self.layer), 0) + 1
         self._keep_given_masks()
         rule, why = find_rule(self.layer)
-        outputs = self.barrier(why) if rule is None else rule(self)
+        outputs = self.barrier(why) if rule is None else self._ask(rule)
         if isinstance(outputs, np.ndarray):
             outputs = [outputs]
+        if not isinstance(outputs, (list, tuple)) or not all(
+            isinstance(labels, np.ndarray) for labels in outputs
+        ):
+            raise ValueError(
+                f"The rule for layer {self.path!r} ({type(self.layer).__name__}) must return the "
+                "labels of its output (`call.along(neurons)`), or a list of them. Received: "
+                f"{outputs!r}"
+            )
         if len(outputs) != len(self.output_shapes):
             raise ValueError(
                 f"The rule for layer {self.path!r} ({type(self.layer).__name__}) returned labels "
@@ -75,6 +84,18 @@ class Call:
             if not lb.varying(labels):
                 self.pin(labels, "a channel that stands for a whole axis")
         return list(outputs)
+
+    def _ask(self, rule: Callable):
+        """What a rule returns; whatever it raises names the layer."""
+        try:
+            return rule(self)
+        except Exception as error:
+            if self.path in str(error):
+                raise
+            raise ValueError(
+                f"The rule for layer {self.path!r} ({type(self.layer).__name__}) failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _keep_given_masks(self) -> None:
         """Channels of a tensor that says which positions count can't follow those it is for."""
@@ -191,6 +212,12 @@ class Call:
         vectors, roles = [], []
         for axis, entry in enumerate(axes):
             vector, role = entry if isinstance(entry, tuple) else (entry, ALONG)
+            if role not in (IN, OUT, ALONG, INSIDE):
+                raise ValueError(
+                    f"The rule for layer {self.path!r} gave axis {axis} of variable "
+                    f"{variable.path!r} the role {role!r}. Choose from {IN!r}, {OUT!r}, "
+                    f"{ALONG!r}, {INSIDE!r}."
+                )
             if vector is not None and len(vector) != variable.shape[axis]:
                 raise ValueError(
                     f"The rule for layer {self.path!r} gave {len(vector)} labels for axis {axis} "

@@ -273,13 +273,20 @@ class ChannelGroups:
         lines += [start(group) + _ties(group) for group in self.groups]
         if self.kept:
             lines.append("kept:")
-            lines += [f"{start(group)}: {group.reason}" for group in self.kept]
+            lines += [f"{start(group)}: {self._in_short(group.reason)}" for group in self.kept]
         if self.barriers:
             lines.append("barriers:")
             for reason in dict.fromkeys(self.barriers.values()):
                 names = [layer for layer, why in self.barriers.items() if why == reason]
                 lines.append(f"  {_listed(names)}: {reason}")
         return "\n".join(lines)
+
+    def _in_short(self, reason: str) -> str:
+        """A reason without what the list of barriers says about its barrier."""
+        for why in set(self.barriers.values()):
+            if reason.endswith(f": {why}"):
+                return f"{reason.removesuffix(f': {why}')}, a barrier"
+        return reason
 
     __repr__ = __str__
 

@@ -29,7 +29,8 @@ class NeuronMask(keras.layers.Layer):
             group. None: position `i` holds neuron `i`.
 
     Raises:
-        ValueError: if `neurons` is not a positive integer.
+        ValueError: if `neurons` is not a positive integer; when called on a tensor along whose
+            axis there lie more or fewer neurons.
 
     Example:
 
@@ -60,12 +61,27 @@ class NeuronMask(keras.layers.Layer):
 
     def call(self, inputs, axis=-1, index=None):
         """Set the masked neurons to zero."""
+        self._check(inputs.shape, axis, index)
         shape = [1] * len(inputs.shape)
         shape[axis] = -1
         mask = keras.ops.reshape(self.values_at(index), shape)
         if keras.backend.standardize_dtype(inputs.dtype) == "bool":
             return keras.ops.logical_and(inputs, keras.ops.cast(mask, "bool"))
         return inputs * keras.ops.cast(mask, inputs.dtype)
+
+    def _check(self, shape, axis, index) -> None:
+        fits = -len(shape) <= axis < len(shape)
+        if fits and shape[axis] is not None:
+            size = shape[axis]
+            places = np.arange(self.neurons) if index is None else np.asarray(index)
+            fits = size == len(places) and places.max(initial=-1) < self.neurons
+        if not fits:
+            raise ValueError(
+                f"NeuronMask {self.name!r} holds {self.neurons} neurons and was called on a tensor "
+                f"of shape {tuple(shape)} along axis {axis}, with "
+                f"{'no `index`' if index is None else f'an `index` of {len(index)}'}. Along that "
+                "axis there must lie the mask's neurons, or those that `index` names."
+            )
 
     def values_at(self, index=None):
         """The mask's entries at the neurons in `index`, 1.0 where it holds -1."""
@@ -77,6 +93,7 @@ class NeuronMask(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, axis=-1, index=None):
         """What comes out looks like what came in."""
+        self._check(inputs.shape, axis, index)
         return keras.KerasTensor(inputs.shape, inputs.dtype)
 
     def get_config(self):
@@ -115,12 +132,6 @@ def neuron_mask(call):
     labels = call.pass_on(0, axis)
     vector = lb.axis_vector(labels, axis, size)
     index = np.arange(size) if index is None else np.asarray(index)
-    if len(index) != size or index.max(initial=-1) >= layer.neurons:
-        raise ValueError(
-            f"NeuronMask {call.path!r} holds {layer.neurons} neurons and was called on a tensor "
-            f"of shape {call.input_shapes[0]} along axis {axis}; give an `index` of {size} entries "
-            f"below {layer.neurons}."
-        )
     open_end = np.append(np.asarray(layer.mask) == 0, False)
     call.mask(layer, vector, open_end[index])
     return labels

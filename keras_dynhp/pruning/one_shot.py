@@ -63,7 +63,7 @@ def _gates(model: keras.Model, groups: ChannelGroups, data) -> dict:
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(
             "This criterion reads gradients, so `data` must be a tf.data.Dataset of (x, y) "
-            f"batches. Received: data={data!r}"
+            f"batches. Received: {type(data).__name__}"
         )
     if not model.compiled:
         raise ValueError(

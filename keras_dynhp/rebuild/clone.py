@@ -165,6 +165,16 @@ class _Cloner:
         config = copy.deepcopy(old.get_config())
         for write, vector in resizes.values():
             write(config, self.survivors, vector)
+        try:
+            return self._from_config(old, config)
+        except Exception as error:
+            path = self.trace.paths.get(id(old), old.name)
+            raise ValueError(
+                f"Layer {path!r} ({type(old).__name__}) can't be made anew from its "
+                f"configuration: {error}"
+            ) from error
+
+    def _from_config(self, old, config: dict):
         parts = self.trace.parts.get(id(old))
         if not parts:
             with ks.trusted_deserialization(), keras.saving.custom_object_scope(_objects(old)):

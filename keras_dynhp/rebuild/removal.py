@@ -97,7 +97,11 @@ class _Walk:
         if all(state is LIVE for state in states):
             if isinstance(node.operation, keras.Model):
                 self.functional(ks.functional_of(node.operation))
-            return [self._empty_or(LIVE, tensor) for tensor in outputs]
+            after = [self._empty_or(LIVE, tensor) for tensor in outputs]
+            silent = self._reads_nothing_inside(node)
+            if not silent or all(state is EMPTY for state in after):
+                return after
+            return self._constants_without(node, silent)
         if isinstance(node.operation, NeuronMask):
             return states
         reads = self.trace.reads.get(id(node), {})
@@ -123,6 +127,34 @@ class _Walk:
             f"exactly: {why}. Let at least one neuron of the group stay."
         )
 
+    def _reads_nothing_inside(self, node) -> list[keras.Variable]:
+        """Variables by which a layer read units inside itself, of which none is left (heads)."""
+        reads = self.trace.inside_reads.get(id(node.operation), {}).values()
+        return [r.variable for r in reads if not self.survivors.mask(r.vector).any()]
+
+    def _constants_without(self, node, silent) -> list:
+        """What a layer returns whatever it is given, once these variables read nothing."""
+        zeros = [(variable, keras.ops.zeros_like(variable)) for variable in silent]
+        random = np.random.default_rng(0)
+        results = []
+        with keras.StatelessScope(zeros):
+            for scale in (0.0, 1.0):
+                given = []
+                for tensor in ks.input_tensors(node):
+                    shape = self._static_shape(node, tensor)
+                    given.append(np.asarray(scale * random.normal(size=shape), tensor.dtype))
+                results.append(self._evaluate(node, given))
+        for one, other in zip(*results):
+            if not np.array_equal(one, other):
+                raise self._refusal(node, "the data still reach what it returns")
+        return results[0]
+
+    def _static_shape(self, node, tensor) -> tuple[int, ...]:
+        shape = (1, *tensor.shape[1:])
+        if None in shape:
+            raise self._refusal(node, f"its input has unknown dimensions {tensor.shape}")
+        return shape
+
     def _evaluate(self, node, states) -> list:
         """The constant that a call returns when everything it reads is zero or constant."""
         if isinstance(node.operation, keras.Model):
@@ -130,10 +162,7 @@ class _Walk:
         given = {}
         for tensor, state in zip(ks.input_tensors(node), states):
             if state is EMPTY:
-                shape = (1, *tensor.shape[1:])
-                if None in shape:
-                    raise self._refusal(node, f"its input has unknown dimensions {tensor.shape}")
-                state = np.zeros(shape, tensor.dtype)
+                state = np.zeros(self._static_shape(node, tensor), tensor.dtype)
             given[id(tensor)] = keras.ops.convert_to_tensor(state)
         args, kwargs = ks.fill_in(node, given)
         results = keras.tree.flatten(node.operation(*args, **kwargs))

@@ -60,6 +60,13 @@ def test_prints_at_a_glance(groups):
     assert "barriers:\n  layer_norm: normalizes over channels" in text
 
 
+def test_a_barrier_is_explained_once(groups):
+    text = str(groups)
+    assert "last   4 neurons: read by layer_norm, a barrier" in text
+    assert text.count("normalizes over channels") == 1
+    assert "normalizes over channels" in groups.kept[0].reason  # for programs, in full
+
+
 def test_one_is_no_plural():
     model = keras.Sequential([keras.Input((4,)), L.Dense(2, name="a"), L.Dense(1, name="b")])
     assert str(dynhp.find_groups(model)).splitlines() == [

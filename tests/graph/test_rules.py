@@ -98,9 +98,36 @@ def lie_about_the_number_of_outputs(call):
     return [call.inputs[0], call.inputs[0]]
 
 
+def lie_about_a_role(call):
+    call.label(call.layer.kernel, (call.read(0), "reads"), (call.produce(4), "out"))
+    return call.inputs[0]
+
+
+def return_nothing(call):
+    call.read(0)
+
+
+def return_a_word(call):
+    return "neurons"
+
+
+def read_an_input_that_is_not_there(call):
+    return call.along(call.read(1))
+
+
+def couple_what_does_not_match(call):
+    call.couple(call.read(0), call.produce(3))
+    return call.inputs[0]
+
+
 @pytest.mark.parametrize(
     "rule",
     [
+        lie_about_a_role,
+        return_nothing,
+        return_a_word,
+        read_an_input_that_is_not_there,
+        couple_what_does_not_match,
         lie_about_output,
         lie_about_rank,
         lie_about_a_variable,
@@ -126,6 +153,19 @@ def test_a_rule_that_forgets_to_resize_raises_when_rebuilding():
     masked.get_layer("mask_liar").mask.assign([1, 0, 1, 0])
     with pytest.raises(ValueError, match="'liar'"):
         dynhp.rebuild(masked)
+
+
+def test_a_rule_that_resizes_what_is_not_there_raises_when_rebuilding():
+    @dynhp.register_rule(Twice)
+    def wrong_key(call):
+        neurons = call.produce(call.layer.units)
+        call.label(call.layer.kernel, (call.read(0), "in"), (neurons, "out"))
+        call.label(call.layer.bias, (neurons, "out"))
+        call.resize("filters", neurons)
+        return call.along(neurons)
+
+    with pytest.raises(ValueError, match=r"'liar' .* can't be made anew"):
+        dynhp.add_masks(model_with(Twice(4, name="liar")))
 
 
 @pytest.mark.parametrize("what", [int, "Dense", L.Dense(3), None])

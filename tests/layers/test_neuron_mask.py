@@ -34,6 +34,22 @@ def test_bad_numbers_of_neurons(neurons):
         NeuronMask(neurons)
 
 
+@pytest.mark.parametrize(
+    ("shape", "where"),
+    [
+        ((2, 3), {}),
+        ((2, 4), {"axis": 2}),
+        ((2, 4, 3), {"axis": 1, "index": [0, 1]}),
+        ((2, 2), {"index": [0, 4]}),
+    ],
+)
+def test_tensors_that_do_not_hold_its_neurons(shape, where):
+    layer = NeuronMask(4, name="four")
+    for tensor in (np.ones(shape, "float32"), keras.Input(shape[1:])):
+        with pytest.raises(ValueError, match="'four' holds 4 neurons"):
+            layer(tensor, **where)
+
+
 def test_configuration():
     layer = NeuronMask.from_config(NeuronMask(5, name="m").get_config())
     assert (layer.neurons, layer.name) == (5, "m")

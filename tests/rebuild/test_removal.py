@@ -90,6 +90,75 @@ def test_a_constant_that_varies_over_positions_is_refused():
         dynhp.rebuild(masked_without(model, "inner"), allow_layer_removal=True)
 
 
+def transformer(bias=True, unknown=False):
+    inputs = keras.Input((None if unknown else 5, 8))
+    x = L.Dense(8, name="embed")(inputs)
+    x = x + L.MultiHeadAttention(2, 4, use_bias=bias, name="attend")(x, x)
+    x = x + L.Dense(8, name="down")(L.Dense(16, activation="gelu", name="up")(x))
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
+    randomize(model)
+    return model
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_without_heads_goes(bias):
+    """Heads are read inside their layer, so what is in front of it stays alive."""
+    model = transformer(bias)
+    masked = masked_without(model, "up")
+    for mask in masked.get_layer("attend").masks:
+        mask.mask.assign(np.zeros(mask.neurons) if "heads" in mask.name else mask.mask)
+    small = dynhp.rebuild(masked, allow_layer_removal=True)
+    assert not {layer.name for layer in small.layers} & {"attend", "up", "down"}
+    data = random_inputs(model)
+    assert difference(outputs_of(masked, data), outputs_of(small, data)) <= 1e-5
+    groups = dynhp.find_groups(model)
+    none = {"attend:heads": np.zeros(2), "up": np.zeros(16)}
+    plan = plan_rebuild(groups, groups.survivors(none, allow_empty=True))
+    assert {"attend", "up", "down"} <= set(plan.removals.layers)
+    assert difference(outputs_of(masked, data), outputs_of(smaller_copy(plan), data)) <= 1e-5
+
+
+def test_attention_over_unknown_lengths_is_refused():
+    groups = dynhp.find_groups(transformer(unknown=True))
+    survivors = groups.survivors({"attend:heads": np.zeros(2)}, allow_empty=True)
+    with pytest.raises(ValueError, match="unknown dimensions"):
+        plan_rebuild(groups, survivors)
+
+
+def test_a_layer_that_passes_on_its_input_too_is_refused():
+    """A layer may return more than what it reads inside itself, whatever its rule says."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Shortcut(L.Layer):
+        def __init__(self, inner, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = inner
+
+        def build(self, shape):
+            self.one = self.add_weight(shape=(shape[-1], self.inner), name="one")
+            self.two = self.add_weight(shape=(self.inner, shape[-1]), name="two")
+
+        def call(self, x):
+            return x + keras.ops.relu(x @ self.one) @ self.two
+
+        def get_config(self):
+            return {**super().get_config(), "inner": self.inner}
+
+    @dynhp.register_rule(Shortcut)
+    def shortcut(call):
+        inner = call.produce(call.layer.inner, "inner")
+        call.label(call.layer.one, (call.read(0), "in"), (inner, "out"))
+        call.label(call.layer.two, (inner, "inside"), (call.inputs[0].ravel(), "out"))
+        call.resize("inner", inner)
+        return call.inputs[0]
+
+    model = keras.Sequential([keras.Input((6,)), L.Dense(5), Shortcut(4, name="own"), L.Dense(2)])
+    groups = dynhp.find_groups(model)
+    survivors = groups.survivors({"own:inner": np.zeros(4)}, allow_empty=True)
+    with pytest.raises(ValueError, match="the data still reach"):
+        plan_rebuild(groups, survivors)
+
+
 def test_from_a_plan():
     """What DynHP does: survivors, plan, smaller copy; the plan names what goes."""
     model = resnet()

@@ -115,6 +115,12 @@ zero_kept_by(layers.Activation, when=lambda layer: keeps_zero(layer.activation))
     "Isfinite",
     "Isinf",
     "Isnan",
+    "Isneginf",
+    "Isposinf",
+    "Signbit",
+    "I0",
+    "Erfinv",
+    "Real",
 )
 def elementwise(call):
     """What comes out lies where it came in."""

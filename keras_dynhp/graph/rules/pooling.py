@@ -58,9 +58,18 @@ def spatial_1d(call):
     return spatial_along(call, getattr(call.layer, "data_format", None) == "channels_first" or -1)
 
 
-@rule_for("MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool")
-def pooling_operation(call):
-    """Pooling as a bare operation."""
+@rule_for(
+    "MaxPool",
+    "AveragePool",
+    "AdaptiveMaxPool",
+    "AdaptiveAveragePool",
+    "Resize",
+    "GaussianBlur",
+    "PadImages",
+    "CropImages",
+)
+def spatial_operation(call):
+    """Pooling, resizing and the like as bare operations."""
     data_format = call.layer.data_format or keras.config.image_data_format()
     return spatial_along(call, -1 if data_format == "channels_last" else 1)
 

@@ -216,7 +216,39 @@ def stack(call):
     return np.expand_dims(np.ascontiguousarray(wide[0]), axis)
 
 
-@rule_for("Mean", "Max", "Amax", "Min", "Amin", "Sum", "Prod", "Var", "Std", "Any", "All", "Median")
+def _takes_zero_for_nothing(layer) -> bool:
+    if type(layer).__name__ == "Norm":
+        return layer.ord is None or (not isinstance(layer.ord, str) and layer.ord > 0)
+    return type(layer).__name__ in ("Sum", "Nansum", "Any")
+
+
+@rule_for(
+    "Mean",
+    "Max",
+    "Amax",
+    "Min",
+    "Amin",
+    "Sum",
+    "Prod",
+    "Var",
+    "Std",
+    "Any",
+    "All",
+    "Median",
+    "Argmax",
+    "Argmin",
+    "Logsumexp",
+    "Nanmax",
+    "Nanmean",
+    "Nanmedian",
+    "Nanmin",
+    "Nanprod",
+    "Nanstd",
+    "Nansum",
+    "Nanvar",
+    "Ptp",
+    "Norm",
+)
 def reduction(call):
     """Reductions over other axes leave channels alone; a sum (or any) over channels reads them."""
     layer, labels, rank = call.layer, call.inputs[0], len(call.input_shapes[0])
@@ -226,7 +258,7 @@ def reduction(call):
     axes = {axis % rank for axis in (axes if hasattr(axes, "__iter__") else [axes])}
     if axes & set(lb.varying(labels)):
         single = len(lb.varying(labels)) == 1
-        if type(layer).__name__ not in ("Sum", "Any") or not single:
+        if not (single and _takes_zero_for_nothing(layer)):
             return call.barrier("reduces over channels, where a zero would still count")
         call.read(0, lb.varying(labels)[0], weightless=True)
         return lb.blank(len(call.output_shapes[0]), call.fixed(f"a sum made by {call.path}"))
