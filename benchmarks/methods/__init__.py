@@ -33,7 +33,10 @@ METHODS = {
     "dynhp": Method("DynHP (defaults: cabs batch)", "dynhp", {"batch_size": "dynamic"}),
     "dynhp_memory": Method("DynHP, memory batch", "dynhp", {"batch_size": "memory"}),
     "dynhp_fixed": Method("DynHP, fixed batch", "dynhp", {"batch_size": "fixed"}),
-    "static": Method("static, same widths", "static", after=("dynhp_fixed",)),
+    "static": Method("static, all layers narrowed alike", "static"),
+    "static_widths": Method(
+        "static, the widths that DynHP found", "static_widths", after=("dynhp_fixed",)
+    ),
     "tfmot": Method(
         "TFMOT prune_low_magnitude",
         "tfmot",

@@ -36,3 +36,13 @@ def test_the_configuration_alone_gives_the_same_architecture(name):
     twin = type(model).from_config(model.get_config())
     assert [w.shape for w in twin.weights] == [w.shape for w in model.weights]
     assert isinstance(twin, keras.Sequential) == isinstance(model, keras.Sequential)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_width_narrows_every_hidden_layer_alike(name):
+    full, half = NETWORKS[name](), NETWORKS[name](width=0.5)
+    for one, other in zip(full.weights, half.weights, strict=True):
+        for whole, narrow in zip(one.shape, other.shape):
+            assert narrow in (whole, whole / 2)
+    assert half.count_params() < 0.6 * full.count_params()
+    assert half.output_shape == full.output_shape
