@@ -14,7 +14,7 @@ from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import trace_model
 from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.layers.masked_reads import MaskedReads
-from keras_dynhp.layers.neuron_mask import NeuronMask
+from keras_dynhp.layers.neuron_mask import Index, NeuronMask
 from keras_dynhp.rebuild.clone import clone_model, settle, transfers
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
 
@@ -108,7 +108,7 @@ class _Masks:
         for mask, index in self._entries(lb.axis_vector(labels, axis, tensor.shape[axis])):
             where = {} if axis == len(tensor.shape) - 1 else {"axis": axis}
             if index is not None:
-                where["index"] = index
+                where["index"] = Index(index)
             tensor = mask(tensor, **where)
         return tensor
 
