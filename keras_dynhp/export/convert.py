@@ -217,6 +217,10 @@ def _checked(content: bytes, scopes: Scopes) -> Converted:
             floating = any(flatbuffer.type_name(tensor) == "float32" for tensor in tensors)
             name = flatbuffer.operator_name(model, operator)
             operators.append(Origin(name, scopes.layers_in(names) or last, floating))
+    if not operators:
+        raise ValueError(
+            "the model computes nothing: its outputs are its inputs, so no file is made."
+        )
     missing = [
         f"{op.name} of layer {op.origin}" for op in operators if op.name not in MICRO_OPERATORS
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import keras
 
@@ -14,6 +15,8 @@ from keras_dynhp.export.report import DeviceReport
 _QUANTIZATIONS = {"int8": "int8", "int16": "int16x8"}
 # The share of samples that quantization may cost without a note.
 TOLERATED_LOSS = 0.003
+# The share of the range of outputs that the worst of them may be off without a warning.
+TOLERATED_DIFFERENCE = 0.25
 _MISSING = '{what}: {package} is not installed (pip install "keras-dynhp[device]")'
 
 
@@ -77,11 +80,11 @@ def build_report(
         notes.append(_MISSING.format(what="the arena was not measured", package="tflite-micro"))
     if samples is not None and litert.installed():
         fidelity = measure.fidelity(content, model, samples)
-        notes.extend(_loss(fidelity))
+        notes.extend(measure.clipped(content, samples) + _loss(fidelity) + _far_off(fidelity))
         checked = samples.first(measure.AGREEMENT_SAMPLES)
         if arena is not None and macs * len(checked) <= agreement_macs:
             agreement = measure.agreement(path, checked, arena)
-            notes.extend(_disagreement(agreement))
+            notes.extend(_disagreement(agreement, fidelity))
         elif arena is not None:
             notes.append(
                 "TensorFlow Lite Micro was not compared with LiteRT, which takes long at "
@@ -123,11 +126,36 @@ def _loss(fidelity) -> list[str]:
     ]
 
 
-def _disagreement(agreement) -> list[str]:
+def _far_off(fidelity) -> list[str]:
+    """Warn of a file whose outputs have little to do with the model's."""
+    if fidelity.worst_difference <= TOLERATED_DIFFERENCE * fidelity.spread:
+        return []
+    return _warned(
+        f"the file's outputs are up to {fidelity.worst_difference:.3g} off the Keras model's, "
+        f"which span {fidelity.spread:.3g}: quantization breaks this network, or the samples are "
+        "not like those it was calibrated on"
+    )
+
+
+def _disagreement(agreement, fidelity) -> list[str]:
+    """Say how far the runtimes are apart; warn where that is more than quantization costs."""
     if agreement.steps_apart <= 1:
         return []
-    return [
-        f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps: the "
-        "two round a FULLY_CONNECTED differently now and then, by one step, which a SOFTMAX "
-        "makes several"
-    ]
+    apart = (
+        f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps "
+        f"({agreement.in_value:.3g})"
+    )
+    if agreement.in_value <= fidelity.worst_difference:
+        return [
+            f"{apart}: they round some operators differently, by one step, of which a SOFTMAX or a "
+            "loop makes several"
+        ]
+    return _warned(
+        f"{apart}, more than the file is off the Keras model ({fidelity.worst_difference:.3g}): "
+        "one of the two computes an operator wrongly. Find out which before you flash it"
+    )
+
+
+def _warned(sentence: str) -> list[str]:
+    warnings.warn(sentence, UserWarning, stacklevel=4)
+    return [sentence]

@@ -16,12 +16,13 @@ def installed() -> bool:
     return importlib.util.find_spec("ai_edge_litert") is not None
 
 
-def make_interpreter(content: bytes, reference: bool = False, threads: int = 1):
+def make_interpreter(content: bytes, xnnpack: bool = True, threads: int = 1):
     """An allocated LiteRT interpreter.
 
     Args:
         content: the bytes of a .tflite file.
-        reference: True: the plain reference kernels; False: XNNPACK and optimized kernels.
+        xnnpack: True: XNNPACK computes what it can, as it does unless told otherwise; False:
+            LiteRT's own kernels compute everything.
         threads: threads that a kernel may use.
 
     Raises:
@@ -33,7 +34,7 @@ def make_interpreter(content: bytes, reference: bool = False, threads: int = 1):
         )
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    kind = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+    kind = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with captured_stderr():
         interpreter = Interpreter(
             model_content=content, num_threads=threads, experimental_op_resolver_type=kind

@@ -13,6 +13,8 @@ from keras_dynhp.export.report import Agreement, Fidelity, Operator, TensorInfo
 
 # Invariant 7 is about at least this many samples, where there are so many.
 AGREEMENT_SAMPLES = 200
+# A sample counts as clipped that leaves the range of a quantized input by this share of it.
+_CLIPPED = 0.1
 
 
 def operators(content: bytes) -> list[Operator]:
@@ -51,12 +53,31 @@ def fidelity(content: bytes, model: keras.Model, samples: Samples) -> Fidelity:
     """The file on LiteRT against the Keras model."""
     made = litert.run(litert.make_interpreter(content), samples.inputs)
     wanted = _predict(model, samples)
-    worst = float(np.abs(made - wanted).max())
+    worst, spread = float(np.abs(made - wanted).max()), float(np.ptp(wanted))
     if samples.labels is None:
-        return Fidelity(len(samples), worst)
-    return Fidelity(
-        len(samples), worst, _accuracy(wanted, samples.labels), _accuracy(made, samples.labels)
-    )
+        return Fidelity(len(samples), worst, spread)
+    accuracies = (_accuracy(outputs, samples.labels) for outputs in (wanted, made))
+    return Fidelity(len(samples), worst, spread, *accuracies)
+
+
+def clipped(content: bytes, samples: Samples) -> list[str]:
+    """Says of each quantized input how many samples reach far outside what it can hold."""
+    said = []
+    for number, (info, values) in enumerate(zip(interface(content)[0], samples.inputs)):
+        if not info.scale:
+            continue
+        limits = np.iinfo(info.dtype)
+        low, high = (info.scale * (edge - info.zero_point) for edge in (limits.min, limits.max))
+        margin = _CLIPPED * (high - low)
+        flat = values.reshape(len(values), -1)
+        outside = (flat.min(axis=1) < low - margin) | (flat.max(axis=1) > high + margin)
+        if outside.any():
+            said.append(
+                f"{int(outside.sum())} of {len(values)} samples of input {number} are clipped: "
+                f"they reach from {flat.min():.6g} to {flat.max():.6g}, and calibration saw "
+                f"{low:.6g} to {high:.6g}"
+            )
+    return said
 
 
 def _predict(model: keras.Model, samples: Samples, batch: int = 128) -> np.ndarray:
@@ -98,11 +119,11 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
 def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
     """TensorFlow Lite Micro against the LiteRT interpreter, in quantization steps if there are.
 
-    LiteRT runs its reference kernels, which define what an operator computes; XNNPACK rounds some
-    operators (an average pool) differently from both.
+    LiteRT runs its own kernels: XNNPACK rounds some operators (an average pool) differently from
+    both, and the reference kernels of LiteRT 2.3 lack an ELU and get the SUM of int8 wrong.
     """
     with open(path, "rb") as file:
-        interpreter = litert.make_interpreter(file.read(), reference=True)
+        interpreter = litert.make_interpreter(file.read(), xnnpack=False)
     given = [
         litert.quantize(values, details)
         for details, values in zip(interpreter.get_input_details(), samples.inputs)
@@ -111,4 +132,6 @@ def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
     got = tflm.run(path, given, arena_bytes)
     difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
     unit = "quantization step(s)" if np.issubdtype(expected.dtype, np.integer) else "in value"
-    return Agreement(len(samples), float(difference.max()), unit, float((difference == 0).mean()))
+    worst, scale = float(difference.max()), interpreter.get_output_details()[0]["quantization"][0]
+    in_value = worst * scale if scale else worst
+    return Agreement(len(samples), worst, unit, float((difference == 0).mean()), in_value)

@@ -26,12 +26,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Agreement:
-    """TensorFlow Lite Micro against the LiteRT interpreter on the same samples."""
+    """TensorFlow Lite Micro against the LiteRT interpreter on the same samples.
+
+    `worst` is the largest difference of any output value in `unit`s, `in_value` in real numbers;
+    `equal` is the share of values that are the same.
+    """
 
     samples: int
     worst: float
     unit: str
     equal: float
+    in_value: float
 
     @property
     def steps_apart(self) -> float:
@@ -72,11 +77,13 @@ class Fidelity:
     """The file against the Keras model on the same samples.
 
     Accuracies are shares in [0, 1] of samples whose class is right, None without labels;
-    `worst_difference` is the largest difference of any output value.
+    `worst_difference` is the largest difference of any output value, `spread` the range of the
+    Keras model's.
     """
 
     samples: int
     worst_difference: float
+    spread: float
     float_accuracy: float | None = None
     accuracy: float | None = None
 
@@ -149,7 +156,8 @@ class DeviceReport:
                         f"%) on {fidelity.samples} samples",
                     )
                 )
-            rows.append(("worst difference", f"{fidelity.worst_difference:.3g} to Keras"))
+            off = f"{fidelity.worst_difference:.3g} to Keras, whose outputs span"
+            rows.append(("worst difference", f"{off} {fidelity.spread:.3g}"))
         if self.agreement is not None:
             rows.append(("TFLM and LiteRT", str(self.agreement)))
         if self.npu is not None:

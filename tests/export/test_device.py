@@ -25,6 +25,19 @@ def test_it_measures_what_the_export_did(exported):
     assert "ethos-u55-128" in str(again)
 
 
+def test_samples_that_calibration_never_saw_are_counted(exported):
+    model, path, _ = exported
+    x = networks.samples(model, 50)
+    x[[3, 4, 20], 0, 0, 0] = 7
+    notes = device_report(path, model, x).notes
+    assert any(
+        note.startswith("3 of 50 samples of input 0 are clipped: they reach from ")
+        and "to 7," in note
+        for note in notes
+    )
+    assert not any("clipped" in note for note in device_report(path, model, x[30:]).notes)
+
+
 def test_vela_counts_more_for_more(exported, tmp_path):
     _, path, report = exported
     small = vela.measure(path, "ethos-u55-32")

@@ -44,8 +44,8 @@ def test_every_runtime_computes_the_same(name, quantize, files):
     assert tflm.measure_arena(str(after)) == arena
     outputs = []
     for path in (before, after):
-        for reference in (False, True):
-            interpreter = litert.make_interpreter(path.read_bytes(), reference=reference)
+        for xnnpack in (True, False):
+            interpreter = litert.make_interpreter(path.read_bytes(), xnnpack=xnnpack)
             given = litert.quantize(x, interpreter.get_input_details()[0])
             outputs.append(litert.run_raw(interpreter, [given]))
         outputs.append(tflm.run(str(path), [given], arena))

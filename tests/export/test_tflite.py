@@ -175,6 +175,40 @@ def test_what_has_no_integer_form_is_said(path):
         export_tflite(model, path, "int16x8", x)
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_operators_whose_reference_kernels_are_missing_or_wrong(quantize, path):
+    # LiteRT's reference kernels lack ELU, and get the SUM of int8 wrong by most of its range.
+    inputs = keras.Input((8,))
+    x = layers.Dense(6, activation="elu")(inputs)
+    model = networks.with_weights(keras.Model(inputs, ops.sum(x, axis=1, keepdims=True)))
+    report = export_tflite(model, path, quantize, networks.samples(model, 200))
+    assert {"ELU", "SUM"} < {op.name for op in report.ops}
+    assert report.agreement.worst <= (1 if quantize else 1e-5)
+
+
+def test_outputs_far_from_the_models_are_warned_of(path):
+    # The converter gives the int16 sum the scale of its input: it saturates.
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, ops.sum(inputs, axis=1, keepdims=True))
+    x = networks.samples(model, 200)
+    with pytest.warns(UserWarning, match=r"outputs are up to \d.* off .* which span \d"):
+        report = export_tflite(model, path, "int16x8", x)
+    assert any("quantization breaks this network" in note for note in report.notes)
+
+
+def test_a_runtime_that_computes_something_else_is_warned_of(path, monkeypatch):
+    model = dense_net()
+    x = networks.samples(model, 200)
+    run = tflm.run
+    monkeypatch.setattr(tflm, "run", lambda *args: run(*args) ^ 64)
+    with pytest.warns(UserWarning, match="one of the two computes an operator wrongly"):
+        report = export_tflite(model, path, "int8", x)
+    assert report.agreement.worst >= 64
+    assert report.agreement.in_value == pytest.approx(
+        report.agreement.worst * report.outputs[0].scale
+    )
+
+
 def test_a_loop_that_cannot_be_unrolled_is_refused(path):
     inputs = keras.Input((8,))
 
@@ -193,6 +227,9 @@ def test_bad_models(path):
         export_tflite(keras.Sequential([keras.Input((None, 3)), layers.Dense(2)]), path)
     with pytest.raises(ValueError, match="no graph"):
         export_tflite(keras.Sequential([layers.Dense(2)]), path)
+    inputs = keras.Input((3,))
+    with pytest.raises(ValueError, match="computes nothing"):
+        export_tflite(keras.Model(inputs, layers.Dropout(0.5)(inputs)), path)
     model = dense_net()
     with pytest.raises(ValueError, match="int4"):
         export_tflite(model, path, "int4")
