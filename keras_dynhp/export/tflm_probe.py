@@ -25,7 +25,8 @@ def smallest_arena(path: str) -> int:
     """Bytes of the smallest arena in which the model runs once."""
     size = FIRST_ARENA
     while (said := attempt(path, size))[0]:
-        short = ("too small", "llocat", "resize buffer")
+        # The plan of buffers lies in the arena too, so how many there may be depends on its size.
+        short = ("too small", "llocat", "resize buffer", "Too many buffers")
         too_small = any(word in said[1] for word in short) or not said[1].strip()
         if size >= LARGEST_ARENA or not too_small:
             sys.exit(said[1])

@@ -225,6 +225,13 @@ class ChannelGroups:
         members = np.flatnonzero(self._group_of == self.groups.index(group))
         return members, self._neuron_of[members]
 
+    def unread(self) -> np.ndarray:
+        """For every unit, whether it may go and nothing reads it, or one that it goes with."""
+        read = np.zeros(len(self._roots), bool)
+        for vector in self.trace.live:
+            read[self._roots[vector[vector >= 0]]] = True
+        return (self._group_of >= 0) & ~read[self._roots]
+
     @property
     def neurons(self) -> int:
         """How many neurons may go, over all groups."""

@@ -28,6 +28,9 @@ class Masks(Protocol):
     def in_front(self, labels: np.ndarray, axis: int, tensor):
         """A tensor with masks on it, for a place that mixes its channels along `axis`."""
 
+    def behind(self, labels: np.ndarray, tensor):
+        """A tensor that was just made, with masks on what nothing will read."""
+
     def inside(self, model: keras.Model):
         """A context in which this model is made anew."""
 
@@ -225,6 +228,8 @@ class _Cloner:
         if chain is not None:
             chain.append(new)
         for tensor, result in zip(outputs, keras.tree.flatten(results)):
+            if self.masks is not None:
+                result = self.masks.behind(self.trace.tensors[id(tensor)], result)
             tensors[id(tensor)] = result
 
     def _folded(self, node, tensors):

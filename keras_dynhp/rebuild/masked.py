@@ -11,7 +11,7 @@ import numpy as np
 from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.groups import ChannelGroups, check_model, find_groups
 from keras_dynhp.graph.survivors import Survivors
-from keras_dynhp.graph.trace import trace_model
+from keras_dynhp.graph.trace import Trace, trace_model
 from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import Index, NeuronMask
@@ -69,6 +69,7 @@ class _Masks:
         self.layers: dict[tuple[int, int], NeuronMask] = {}  # (group, model) -> layer
         self.first: dict[int, NeuronMask] = {}
         self.models: list[int] = []
+        self._unread = groups.unread()  # for every unit
         functional = ks.functional_of(groups.trace.model)
         self._taken = {node.operation.name for node in ks.nodes_in_order(functional)}
 
@@ -112,6 +113,16 @@ class _Masks:
             tensor = mask(tensor, **where)
         return tensor
 
+    def behind(self, labels: np.ndarray, tensor):
+        """Masks on neurons that nothing reads, where they are first seen."""
+        axes = lb.varying(labels)
+        if not self._unread.any() or len(axes) != 1:
+            return tensor
+        vector = lb.axis_vector(labels, axes[0], labels.shape[axes[0]])
+        unread = np.where((vector >= 0) & self._unread[np.maximum(vector, 0)], vector, -1)
+        self._unread[unread[unread >= 0]] = False
+        return self.in_front(lb.on_axis(labels.ndim, axes[0], unread), axes[0], tensor)
+
     def around(self, layer, reads: list, old):
         """Masks on what a layer reads inside itself."""
         order = {id(variable): number for number, variable in enumerate(old.variables)}
@@ -149,10 +160,22 @@ def rebuild(model: keras.Model, allow_layer_removal: bool = False) -> keras.Mode
             removed exactly), or zeroes a neuron that can't be removed.
     """
     check_model(model)
-    trace = trace_model(model, prune_inputs=True)
-    groups = ChannelGroups(trace)
+    groups = ChannelGroups(_trace_masked(model))
     plan = plan_rebuild(groups, _masked_survivors(groups, allow_layer_removal))
     return smaller_copy(plan)
+
+
+def _trace_masked(model: keras.Model) -> Trace:
+    """Input features are followed only where a mask removes some.
+
+    Following them ties them to neurons that could otherwise go, so that masks which were made
+    without could not be obeyed.
+    """
+    trace = trace_model(model)
+    raw = list(trace.raw)
+    if any(np.isin(zeros, raw).any() for _, _, zeros in trace.masks):
+        trace = trace_model(model, prune_inputs=True)
+    return trace
 
 
 def smaller_copy(plan: RebuildPlan) -> keras.Model:

@@ -137,3 +137,27 @@ def test_input_features_read_along_two_axes(first):
     assert found.error <= 1e-5
     selections = [op.name for op in found.small.operations if "_selected" in op.name]
     assert len(set(selections)) == 2
+
+
+def test_masks_made_without_input_features_are_obeyed_without_them():
+    """Seeds 3058 and 3169: rebuild made neurons of input features, which kept others."""
+    inputs = keras.Input((5, 4))
+    x = L.AdditiveAttention()([inputs, inputs])
+    x = L.Permute((2, 1))(L.EinsumDense("abc,bd->adc", (3, 4), name="stem")(x))
+    outputs = [L.Dense(2)(L.Flatten()(x)), L.Flatten()(L.AdditiveAttention()([inputs, inputs]))]
+    found = check(keras.Model(inputs, outputs))
+    assert "stem" in {group.name for group in found.groups}
+    assert found.error <= 1e-5
+    assert found.small.count_params() < found.masked.count_params()
+
+
+def test_neurons_that_nothing_reads_can_be_masked():
+    """Seeds 2483, 3383 and 3840: a group without readers had no mask, so it never went."""
+    inputs = keras.Input((7,))
+    x = L.Dense(7, name="stem")(inputs)
+    found = check(keras.Model(inputs, ops.take(x, [5, 1, 3, 0], axis=-1)))
+    (group,) = found.groups
+    assert (group.size, group.readers) == (3, [])
+    assert found.masked.get_layer("mask_stem_2").neurons == 3  # of stem#2
+    assert found.error <= 1e-5
+    assert found.small.get_layer("stem").units < 7
