@@ -47,6 +47,11 @@ def load_data(path: str):
     if isinstance(stored, np.ndarray):
         return stored, None
     arrays = {name: stored[name] for name in stored.files}
+    counts = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise BadInputError(
+            f"--data={path}: every array needs one row for each sample; received {counts}."
+        )
     labels = arrays.pop("y", None)
     if not arrays:
         raise BadInputError(f"--data={path} has no array of inputs (x); it has {stored.files}.")
@@ -86,8 +91,12 @@ def convert(model_path: str, out: str) -> str:
     data = samples_for(*load_data(_DATA.value)) if _DATA.value else None
     model = load_model(model_path)
     folder = pathlib.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as name:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".convert-")
+    except OSError as error:
+        raise BadInputError(f"--out={out} cannot be written ({error}): choose another.") from error
+    with temporary as name:
         scratch = pathlib.Path(name)
         path = str(scratch / "model.tflite")
         first = export_tflite(model, path, quantize, data)

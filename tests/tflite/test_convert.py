@@ -205,6 +205,12 @@ def test_bad_input(command, model, tmp_path):
         pytest.raises(command.BadInputError, match=r"bad\.npz cannot be read"),
     ):
         command.convert(net, str(tmp_path))
+    np.savez(tmp_path / "short.npz", x=np.zeros((5, 49, 10, 1)), y=np.zeros(3))
+    with (
+        flagsaver.flagsaver(data=str(tmp_path / "short.npz")),
+        pytest.raises(command.BadInputError, match=r"one row for each sample.*'x': 5, 'y': 3"),
+    ):
+        command.convert(net, str(tmp_path))
     np.savez(tmp_path / "empty.npz", y=np.zeros(3))
     with (
         flagsaver.flagsaver(data=str(tmp_path / "empty.npz")),
@@ -227,7 +233,12 @@ def test_bad_input(command, model, tmp_path):
 
 def test_an_unwritable_place(command, model, tmp_path):
     (tmp_path / "file").write_text("")
-    with flagsaver.flagsaver(data=str(model / "data.npz")), pytest.raises(OSError, match="file"):
+    with (
+        flagsaver.flagsaver(data=str(model / "data.npz")),
+        pytest.raises(
+            command.BadInputError, match=r"--out=.*out cannot be written .*choose another"
+        ),
+    ):
         command.convert(str(model / "net.keras"), str(tmp_path / "file" / "out"))
 
 
