@@ -257,8 +257,9 @@ def readme_block(rows: list[dict]) -> str:
         [
             START,
             "<details>",
-            f"<summary>All {len(models)} of <code>keras.applications</code>: at least {least:.1%} "
-            f"of the parameters can be pruned, {whole} without any barrier</summary>",
+            f"<summary>{len(models)} of the {len(constructors())} models of "
+            f"<code>keras.applications</code>: at least {least:.1%} of the parameters can be "
+            f"pruned, {whole} without any barrier</summary>",
             "",
             "`python -m benchmarks.applications` writes this table. Where a model differs with and "
             "without its top, both are given.",
