@@ -62,11 +62,14 @@ WORKLOADS = {
     "mnist_lenet300_inputs_20x": Workload(
         "mnist", "lenet_300_100", compression=20, prune_inputs=True, at_least=97.9
     ),
+    "fashion_lenet300_inputs_10x": Workload(
+        "fashion_mnist", "lenet_300_100", compression=10, prune_inputs=True, at_least=89.4
+    ),
+    "fashion_lenet300_inputs_20x": Workload(
+        "fashion_mnist", "lenet_300_100", compression=20, prune_inputs=True, at_least=88.6
+    ),
     "fashion_lenet300_10x": Workload(
         "fashion_mnist", "lenet_300_100", compression=10, at_least=89.4
-    ),
-    "fashion_lenet300_20x": Workload(
-        "fashion_mnist", "lenet_300_100", compression=20, at_least=88.6
     ),
     "mnist_lenet5_100x": Workload("mnist", "lenet_5", compression=100, at_least=99.0),
     "mnist_lenet5_20x": Workload("mnist", "lenet_5", compression=20, within=0.1),

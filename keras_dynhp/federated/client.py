@@ -22,6 +22,7 @@ from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.pruning.fading import Fading
 from keras_dynhp.pruning.gates import GateMeter
+from keras_dynhp.pruning.pace import learning_rate_factor
 from keras_dynhp.rebuild.release import release_variable
 
 __all__ = ["DynHPClient"]
@@ -183,6 +184,11 @@ class DynHPClient:
         batches = Batches(*self.data, batch_size, seed=plan.number)
         stays = {name: ~mask for name, mask in live.by_group(plan.on_trial).items()}
         trial = Fading(live.groups, stays, optimizer, len(batches) * self.epochs)
+        times_smaller = live.shrinkage()
+        shrunk = {
+            variable_key(optimizer, v): times_smaller.get(id(v), 1.0)
+            for v in model.trainable_variables
+        }
 
         def before(gradient, variable):
             return meter.read(variable_key(optimizer, variable), gradient, variable)
@@ -190,7 +196,10 @@ class DynHPClient:
         def after(variable):
             trial.after_update(variable_key(optimizer, variable), variable)
 
-        unhook = hook_update_step(optimizer, before, after)
+        def pace(leaf, variable):
+            return learning_rate_factor(leaf, shrunk[variable_key(optimizer, variable)])
+
+        unhook = hook_update_step(optimizer, before, after, pace)
         tells = measure.is_available()
         if tells:
             measure.reset_peak()

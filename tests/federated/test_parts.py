@@ -55,6 +55,17 @@ def test_a_part_has_the_weights_that_a_rebuild_keeps():
     assert [w.shape for w in live.weights()] == layout.shapes(part)
 
 
+def test_how_many_times_smaller_each_variable_is():
+    live = LiveNetwork(conv_net(6))
+    part = live.layout.everything()
+    part[[1, 4, 5, 6, 8, 10, 12]] = False  # 3 of 6 filters and 4 of 8 units
+    live.shrink(part)
+    times = live.shrinkage()
+    found = [times.get(id(v), 1.0) for v in live.model.trainable_variables]
+    # Kernel and bias of the convolution, scale and offset, kernel and bias of the two Dense.
+    assert found == [2.0, 2.0, 2.0, 2.0, 4.0, 2.0, 2.0, 1.0]
+
+
 def test_shrinking_in_two_steps_is_shrinking_at_once():
     whole = random_part(Layout(conv_net()), 2)
     part = random_part(Layout(conv_net()), 3, of=whole)
