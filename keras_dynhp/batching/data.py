@@ -29,6 +29,7 @@ class FitData:
     Attributes:
         batch_size: samples in each step of the next epoch, all replicas together.
         num_replicas: into how many equal parts a batch is split.
+        holds_arrays: whether the data are arrays, of which it holds the copy that `fit` had.
 
     Example:
 
@@ -53,7 +54,8 @@ class FitData:
         self._epoch_iterator = epoch_iterator
         self._callbacks = callbacks
         self._give_back_arrays = None
-        if fit_state.is_array_adapter(epoch_iterator.data_adapter):
+        self.holds_arrays = fit_state.is_array_adapter(epoch_iterator.data_adapter)
+        if self.holds_arrays:
             self._give_back_arrays = fit_state.hold_arrays_as_tensors(epoch_iterator)
         self._source = source = _source(epoch_iterator)
         self._exact = True  # whether the number of steps of the running epoch is certain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import keras
@@ -18,8 +19,10 @@ from keras_dynhp.criteria import Criterion
 from keras_dynhp.memory import measure
 from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.estimate import StepMemory
+from keras_dynhp.rebuild.release import pack
 
-# Bytes that come and stay for other reasons than data: metrics, constants of traced functions.
+# Bytes that come and stay for other reasons than data: metrics, constants of traced functions, and
+# what the allocator hands out beyond what it was asked for.
 _NOISE = 2**20
 
 
@@ -105,12 +108,19 @@ class DynHP(PruneAndRebuild):
         self._data: FitData | None = None
         self._peak: int | None = None  # of the running epoch, in bytes
         self._unclear = False  # ... whose peak can't be told from loading data
+        self._foreign = 0  # bytes that are not the training's: data, other models
+        self._has_begun = self._has_garbage = False
 
     # ---- Keras's calls -----------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
+        self._has_begun = False
+        self._find_foreign()
         super().on_train_begin(logs)
+        self._has_garbage = not self.on_target
         self._data = FitData.attach(self.model)
+        if self._data.holds_arrays:
+            self._find_foreign()
         self._requested = self._data.batch_size
         optimizer = self.model.optimizer
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
@@ -121,15 +131,18 @@ class DynHP(PruneAndRebuild):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
+        if self._has_begun:
+            self._tidy()
         on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
         memory = StepMemory(self.model, self.model.optimizer, pruning=True)
         self._estimate = memory.at(on_one_replica)
         self._peak, self._unclear = None, False
         if measure.is_available():
-            # What is there before the first step is the user's: data, other models.
-            self._own = self._own_bytes()
-            self._before = measure.current_bytes() - self._own
+            if self._has_begun:
+                self._find_foreign()
+            self._level = measure.current_bytes()
             measure.reset_peak()
+        self._has_begun = True
 
     def on_test_begin(self, logs=None):
         self._read_peak()  # of training; validation brings data of its own
@@ -167,6 +180,13 @@ class DynHP(PruneAndRebuild):
 
     # ---- memory and batch ----------------------------------------------------------------------
 
+    def _tidy(self) -> None:
+        """Between two steps: let what rebuilds have left in the allocator's way be gone."""
+        if self.on_target and self._has_garbage:
+            gc.collect()  # the train functions of before; a fifth of a second, so only once
+            self._has_garbage = False
+        pack([*self.model.variables, *self.model.optimizer.variables])
+
     def _largest(self) -> int:
         """The largest batch that fits: each replica has the budget, and its part of the batch."""
         replicas = self._data.num_replicas
@@ -199,16 +219,27 @@ class DynHP(PruneAndRebuild):
         """Where the allocator reports: the most bytes of this epoch's training, once."""
         if self._peak is not None or self._unclear or not measure.is_available():
             return
-        peak = measure.peak_bytes() - self._before
-        came_to_stay = measure.current_bytes() - self._before - self._own
+        peak = measure.peak_bytes() - self._foreign
+        came_to_stay = measure.current_bytes() - self._level
         # When `fit` first loads its validation data, the peak is not that of a training step.
         self._unclear = came_to_stay > max(_NOISE, 0.1 * peak)
         if not self._unclear:
             self._peak = max(0, peak)
 
-    def _own_bytes(self) -> int:
+    def _find_foreign(self) -> None:
+        """Between two steps: how much of what is in use is not the training's.
+
+        Once an epoch is over, only what is far more or less than before is news: validation data
+        that `fit` has loaded, another model. All else is what training leaves.
+        """
+        if not measure.is_available():
+            return
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        return sum(int(v.value.numpy().nbytes) for v in variables)
+        own = sum(int(v.value.numpy().nbytes) for v in variables)
+        foreign = measure.current_bytes() - own
+        more = foreign - self._foreign
+        if not self._has_begun or more < 0 or more > max(_NOISE, 0.1 * own):
+            self._foreign = foreign
 
     def _figures(self) -> dict:
         used = self._estimate.total if self._peak is None else self._peak

@@ -7,6 +7,8 @@ import types
 import keras
 from keras.src.utils.tracking import DotNotTrackScope
 
+from keras_dynhp.keras_state.traces import forget_traces
+
 __all__ = ["adopt", "forget_compiled_steps", "graph_of", "renew_train_step"]
 
 # What a Functional model knows of its graph.
@@ -75,11 +77,12 @@ def _replace_attributes(model: keras.Model, successors: dict[int, keras.layers.L
 
 def forget_compiled_steps(model: keras.Model) -> None:
     """Drop the traced train, test and predict functions: they hold the variables of before."""
-    model.train_function = None
-    model.test_function = None
-    model.predict_function = None
+    for name in ("train_function", "test_function", "predict_function"):
+        forget_traces(getattr(model, name))
+        setattr(model, name, None)
 
 
 def renew_train_step(model: keras.Model) -> None:
     """Inside a running fit: the next step is traced anew."""
+    forget_traces(model.train_function)
     model.make_train_function(force=True)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -32,3 +36,34 @@ def test_plain_tensorflow_variables_too():
     variable = tf.Variable([1.0, 2.0])
     release_variable(variable)
     assert variable.numpy().size == 0
+
+
+PACKED = """
+import numpy as np, tensorflow as tf
+from keras_dynhp.memory import measure
+from keras_dynhp.rebuild.release import pack, put_value
+
+draw = np.random.default_rng(0)
+held = [tf.Variable(tf.zeros(int(n))) for n in draw.integers(1000, 60000, 60)]
+small = [tf.zeros(64) for _ in range(20)]
+del held[::2]  # gaps of all sizes
+before = measure.current_bytes()
+kept = [tf.Variable(tf.zeros(20000)) for _ in range(15)]
+for number, variable in enumerate(kept):
+    put_value(variable, draw.normal(size=20000))
+values = [variable.numpy() for variable in kept]
+counted, asked = measure.current_bytes() - before, 15 * 80000
+assert counted > 1.3 * asked, (counted, asked)  # else there is nothing to gain
+pack(kept)
+assert measure.current_bytes() - before < 1.11 * asked, (measure.current_bytes() - before, asked)
+assert all((variable.numpy() == value).all() for variable, value in zip(kept, values))
+kept[0].assign_add(tf.ones(20000))
+assert measure.current_bytes() - before < 1.11 * asked
+"""
+
+
+def test_packed_values_count_what_they_are():
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPU_ALLOCATOR_USE_BFC": "1"}
+    command = [sys.executable, "-c", PACKED]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert child.returncode == 0, child.stderr[-3000:]
