@@ -50,6 +50,8 @@ def adopt(
             model._tracker.untrack(layer)
         for layer in [*new.layers, *extra]:
             model._tracker.add_to_store("layers", layer)
+        if model._layers is not tracked:  # before Keras 3.15
+            model.__dict__["_layers"] = list(new.layers)
         _replace_attributes(model, {id(old): successor for old, successor in pairs})
     forget_compiled_steps(model)
     if hasattr(model, "_compiled_trainable_state"):

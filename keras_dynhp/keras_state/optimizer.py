@@ -11,6 +11,7 @@ __all__ = [
     "attributes",
     "built_on",
     "hook_update_step",
+    "is_multi",
     "move_weight_decay_exclusions",
     "optimizer_tree",
     "variable_key",
@@ -69,6 +70,11 @@ def optimizer_tree(optimizer: keras.optimizers.Optimizer) -> list[keras.optimize
                 if isinstance(inner, keras.optimizers.Optimizer) and not _is_in(inner, found):
                     found.append(inner)
     return found
+
+
+def is_multi(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer gives each variable to one of several: Keras has it since 3.15."""
+    return isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ()))
 
 
 def move_weight_decay_exclusions(optimizer: keras.optimizers.Optimizer, pairs: Pairs) -> None:
@@ -135,7 +141,7 @@ def hook_update_step(
     """
     nodes = optimizer_tree(optimizer)
     for node in nodes:
-        if isinstance(node, keras.optimizers.MultiOptimizer) and not node.built:
+        if is_multi(node) and not node.built:
             raise ValueError(
                 f"The optimizers inside MultiOptimizer {node.name!r} are only known once it is "
                 "built. Received: one that is not. Call "

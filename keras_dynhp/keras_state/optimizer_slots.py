@@ -14,6 +14,7 @@ from keras_dynhp.keras_state.optimizer import (
     Pairs,
     attributes,
     built_on,
+    is_multi,
     optimizer_tree,
     variable_key,
 )
@@ -214,7 +215,7 @@ def _same_assignment(optimizer, pairs: Pairs) -> Iterator[None]:
 
     Its own map may be a function that makes a new optimizer at each call.
     """
-    if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
+    if not is_multi(optimizer):
         yield
         return
     had = optimizer._var_to_optimizer_idx

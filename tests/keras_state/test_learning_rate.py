@@ -26,17 +26,15 @@ def test_other_rates_are_no_schedule(rate):
     assert schedule_of(keras.optimizers.Adam(rate)) is None
 
 
-WRAPPERS = (
-    keras.optimizers.LossScaleOptimizer,
-    keras.optimizers.MultiOptimizer,
-    keras.optimizers.Optimizer,
-)
+# Of these Keras 3.12's Muon takes no step with TensorFlow at all.
+BROKEN = ("Muon",) if keras.__version__.startswith("3.12.") else ()
+WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "Optimizer")
 OPTIMIZERS = [
     kind
-    for kind in vars(keras.optimizers).values()
+    for name, kind in vars(keras.optimizers).items()
     if isinstance(kind, type)
     and issubclass(kind, keras.optimizers.Optimizer)
-    and kind not in WRAPPERS
+    and name not in WRAPPERS + BROKEN
 ]
 
 

@@ -131,11 +131,13 @@ def test_the_hook_sees_weights_and_gradients_as_a_by_hand_calculation(
     np.testing.assert_allclose(recorder.values(), expected, rtol=1e-4, atol=1e-7)
 
 
+# Keras 3.12's Muon takes no step with TensorFlow at all.
+BROKEN = {"Muon"} if keras.__version__.startswith("3.12.") else set()
 LEAVES = {
     name: thing
     for name, thing in vars(optimizers).items()
     if inspect.isclass(thing)
-    and name not in {"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer"}
+    and name not in {"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer", *BROKEN}
 }
 
 
@@ -157,12 +159,16 @@ def test_every_optimizer_of_keras_updates_each_variable_once_through_the_hook(op
         np.testing.assert_array_equal(updated, variables[which].numpy())
 
 
+HAS_MULTI = hasattr(optimizers, "MultiOptimizer")  # since Keras 3.15
+
+
 def multi():
     return optimizers.MultiOptimizer(
         lambda variable: optimizers.Adam() if "kernel" in variable.path else optimizers.SGD()
     )
 
 
+@pytest.mark.skipif(not HAS_MULTI, reason="this Keras has no MultiOptimizer")
 def test_inner_optimizers_are_hooked_once_each():
     model, (x, y) = small_model(), data()
     optimizer = multi()

@@ -101,6 +101,7 @@ def test_a_slot_keeps_its_name_with_its_variable():
     assert any(name.startswith("variable") for name, _ in names), "Nadam's numbered scalar"
 
 
+@pytest.mark.skipif("MultiOptimizer" not in MAKERS, reason="this Keras has no MultiOptimizer")
 def test_a_multi_optimizer_gives_successors_to_the_same_optimizers():
     made = []
 

@@ -70,6 +70,17 @@ VARIANTS = {
     "schedule": lambda: optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 20), momentum=0.9),
 }
 
+# What older versions of Keras do not have; 3.12 has a Muon that takes no step with TensorFlow.
+MUON_WORKS = not keras.__version__.startswith("3.12.")
+MISSING = {
+    "muon": not MUON_WORKS,
+    "muon_excluding_out": not MUON_WORKS,
+    "schedule_free": not hasattr(optimizers, "ScheduleFreeAdamW"),
+    "multi_map": not hasattr(optimizers, "MultiOptimizer"),
+    "multi_function": not hasattr(optimizers, "MultiOptimizer"),
+}
+VARIANTS = {name: make for name, make in VARIANTS.items() if not MISSING.get(name)}
+
 every_optimizer = pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
 
 # The longer side of each kernel is not the one that is cut: Muon scales its steps by it.
@@ -137,14 +148,14 @@ def inner(optimizer) -> list:
     """The optimizers that hold slots."""
     if isinstance(optimizer, optimizers.LossScaleOptimizer):
         return [optimizer.inner_optimizer]
-    if isinstance(optimizer, optimizers.MultiOptimizer):
+    if hasattr(optimizer, "optimizers"):
         return list(optimizer.optimizers)
     return [optimizer]
 
 
 def test_every_optimizer_in_keras_is_considered():
     in_keras = {name for name, thing in vars(optimizers).items() if inspect.isclass(thing)}
-    not_optimizers = {"Optimizer", "OptimizerMap"}
+    not_optimizers = {"Optimizer", "OptimizerMap"} | (set() if MUON_WORKS else {"Muon"})
     assert {type(make()).__name__ for make in VARIANTS.values()} == in_keras - not_optimizers
 
 
