@@ -11,7 +11,7 @@ from keras_dynhp.batching import rules
 from keras_dynhp.batching.data import FitData
 from keras_dynhp.batching.learning_rate import BatchRates
 from keras_dynhp.batching.rules import BatchContext, BatchRule
-from keras_dynhp.batching.variance import gradient_variance
+from keras_dynhp.batching.variance import gradient_variance, read_moments
 from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
 from keras_dynhp.costs.target import Target
@@ -136,6 +136,7 @@ class DynHP(PruneAndRebuild):
         on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
         memory = StepMemory(self.model, self.model.optimizer, pruning=True)
         self._estimate = memory.at(on_one_replica)
+        self._moments = read_moments(self.model.optimizer)
         self._peak, self._unclear = None, False
         if measure.is_available():
             if self._has_begun:
@@ -151,8 +152,10 @@ class DynHP(PruneAndRebuild):
         self._read_peak()
         if self.budget is not None and self._peak is not None:
             self.budget.observe(self._estimate, self._peak)
+        # Before pruning: it replaces the variables whose gradients the epoch had.
+        variance = gradient_variance(self.model.optimizer, self._data.batch_size, self._moments)
         super().on_epoch_end(epoch, logs)
-        self._choose_batch(logs or {})
+        self._choose_batch(logs or {}, variance)
 
     def on_train_end(self, logs=None):
         self._rates.remove()
@@ -193,7 +196,7 @@ class DynHP(PruneAndRebuild):
         most = -(-(self._data.num_samples or 2**20) // replicas)
         return replicas * self.budget.largest_batch(self.model, self.model.optimizer, most)
 
-    def _choose_batch(self, logs: dict) -> None:
+    def _choose_batch(self, logs: dict, variance: float | None) -> None:
         before = self._data.batch_size
         optimizer = self.model.optimizer
         after = self.batch_size(
@@ -204,7 +207,7 @@ class DynHP(PruneAndRebuild):
                 num_samples=self._data.num_samples,
                 loss=float(logs.get("loss", 1.0)),
                 learning_rate=float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
-                variance=gradient_variance(optimizer, before),
+                variance=variance,
             )
         )
         if after != before:
