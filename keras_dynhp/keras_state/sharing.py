@@ -27,13 +27,22 @@ def _look(model: keras.Model) -> list[tuple[str, str]]:
     own = {id(layer) for layer in _layers(model) if layer.weights}
     living = [one for one in gc.get_objects() if issubclass(type(one), keras.Model)]
     known = {id(part) for part in _layers(model)} | {id(model)}
-    known |= {id(getattr(one, "_functional", None)) for one in living}  # their Sequential is named
+    known |= {id(graph) for one in living for graph in _own_graphs(one)}  # their model is named
     found = []
     for other in living:
         if id(other) not in known:
             names = [layer.name for layer in _layers(other, without=model) if id(layer) in own]
             found += [(other.name, name) for name in names[:1]]
     return sorted(found)
+
+
+def _own_graphs(model) -> list[keras.Model]:
+    """The graphs that a Sequential makes for itself: that of now, and those before each change."""
+    if not isinstance(model, keras.Sequential):
+        return []
+    layers = {id(layer) for layer in model.layers}
+    tracked = [model._functional, *model._tracker.config["layers"][1]]
+    return [one for one in tracked if isinstance(one, keras.Model) and id(one) not in layers]
 
 
 def _layers(model, without=None) -> Iterator[keras.layers.Layer]:

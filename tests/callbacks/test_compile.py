@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from half_dead import EPOCHS, compare, data, network
+from half_dead import optimizer as sgd
 
 import keras_dynhp as dynhp
 
@@ -19,7 +20,7 @@ def fit(model, callbacks, y=Y, **options):
 def maker(heads=1, cls=keras.Model, optimizer=None, **options):
     def make():
         model = network(heads, cls)
-        chosen = optimizer() if optimizer else keras.optimizers.Adam(0.01)
+        chosen = (optimizer or sgd)()
         model.compile(chosen, **{"loss": "mse", "metrics": ["mae"], **options})
         return model
 
@@ -65,7 +66,7 @@ def test_weighted_metrics():
 
 @pytest.mark.parametrize("clip", [{"clipnorm": 0.05}, {"global_clipnorm": 0.1}])
 def test_clipping(clip):
-    compare(maker(optimizer=lambda: keras.optimizers.Adam(0.01, **clip)), fit)
+    compare(maker(optimizer=lambda: keras.optimizers.SGD(0.05, momentum=0.9, **clip)), fit)
 
 
 def test_gradient_accumulation_goes_on_through_a_rebuild():
@@ -121,4 +122,4 @@ def test_the_optimizer_object_and_its_count_stay():
     fit(model, [dynhp.PruneAndRebuild(dynhp.Target(compression=2))])
     assert model.optimizer is optimizer
     assert int(optimizer.iterations) == EPOCHS * 4
-    assert len(optimizer.variables) == 2 + 2 * len(model.trainable_variables)
+    assert len(optimizer.variables) == 2 + len(model.trainable_variables)

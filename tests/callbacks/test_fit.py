@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from half_dead import EPOCHS, compare, data, live_params, network, steps
+from half_dead import EPOCHS, compare, data, live_params, network, optimizer, steps
 
 import keras_dynhp as dynhp
 from keras_dynhp.batching.data import FitData
@@ -17,7 +17,7 @@ VX, VY = X[:15] + 0.1, Y[:15]
 
 def make():
     model = network()
-    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], weighted_metrics=["mse"])
+    model.compile(optimizer(), "mse", metrics=["mae"], weighted_metrics=["mse"])
     return model
 
 
@@ -76,7 +76,7 @@ def test_class_and_sample_weights():
     def make_classifier():
         model = network()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(0.01), loss, weighted_metrics=["accuracy"])
+        model.compile(optimizer(), loss, weighted_metrics=["accuracy"])
         return model
 
     compare(

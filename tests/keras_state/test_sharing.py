@@ -35,6 +35,16 @@ def test_a_model_that_nobody_holds(model):
     assert models_beside(model) == []
 
 
+def test_the_graphs_that_a_sequential_had_before_it_was_changed(model):
+    last = model.layers[-1]
+    model.pop()
+    model.add(L.Dense(3))
+    model.build()
+    assert models_beside(model) == []
+    other = keras.Sequential([keras.Input((5,)), last], name="other")  # its old graph is no model
+    assert models_beside(other) == []
+
+
 def test_models_inside_and_around(model):
     """What is around it calls it as a whole, whatever it is made of."""
     outer = keras.Sequential([keras.Input((6,)), model, L.Dense(3)], name="outer")
