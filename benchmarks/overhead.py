@@ -1,11 +1,13 @@
 """What DynHP costs beside plain `fit`, and what a rebuild costs: `python -m benchmarks.overhead`.
 
-    python -m benchmarks.overhead --rows=idle,idle_xla --pairs=5 --epochs=3
+    python -m benchmarks.overhead                            # about ten minutes on two cores
+    python -m benchmarks.overhead --rows=idle,idle_xla --pairs=5
 
 Every run is a process of its own; plain `fit` and DynHP take turns, and what is compared are
 pairs, so that a machine that becomes slower in between does no harm. Besides seconds by the clock
 there are processor seconds, which other programs on the machine change less. Writes overhead.csv
-(every run) and overhead.md (the table) to `--results`.
+(every run, when it ends) and overhead.md (the table) to `--results`. What the first holds is not
+run again: an interrupted command goes on, more `--pairs` are added. Delete it to measure anew.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ from benchmarks.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (
-    *("row", "method", "run", "wall", "cpu", "epoch_wall", "epoch_cpu"),
+    *("row", "method", "run", "epochs", "wall", "cpu", "epoch_wall", "epoch_cpu"),
     *("rebuild_wall", "rebuild_cpu", "trace_wall", "trace_cpu"),
 )
 FIGURES = ("wall", "cpu")
+MOST_RUNS = {"resnet_50": 1, "resnet_50_xla": 1}  # three minutes each
 MOST_IDLE = 0.03  # of an epoch
 MOST_SECONDS = {"lenet_5": 1.0, "resnet_50": 5.0}
 
@@ -40,8 +43,8 @@ flags.DEFINE_list(
     ["idle", "idle_xla", "lenet_5", "lenet_5_xla", "resnet_50", "resnet_50_xla"],
     "What to measure: idle costs, and rebuilds of networks.",
 )
-flags.DEFINE_integer("pairs", 5, "How many runs of each.", lower_bound=1)
-flags.DEFINE_integer("epochs", 3, "Of each idle run.", lower_bound=2)
+flags.DEFINE_integer("pairs", 3, "How many runs of each; one of ResNet-50.", lower_bound=1)
+flags.DEFINE_integer("epochs", 2, "Of each idle run.", lower_bound=2)
 flags.DEFINE_string("results", str(ROOT / "benchmarks" / "results"), "The folder for results.")
 flags.DEFINE_string("child", "", "Used by the program itself: the run to do, as JSON.")
 
@@ -72,7 +75,8 @@ def idle(method: str, xla: bool, epochs: int) -> dict:
 def rebuild(network: str, xla: bool) -> dict:
     """Seconds in which half of the parameters go, and those the next step needs to be traced."""
     model, clock = _compiled(network, xla), _clock()
-    samples = 16 * (8 if network == "resnet_50" else 128)
+    steps, batch_size = (4, 8) if network == "resnet_50" else (16, 128)
+    samples = steps * batch_size
     x = np.random.default_rng(0).random((samples, *model.input_shape[1:]), "float32")
     y = np.arange(samples) % 10
     hp = _dynhp(compression=2, schedule=lambda progress: float(progress > 0.5), batch_size="fixed")
@@ -89,7 +93,7 @@ def rebuild(network: str, xla: bool) -> dict:
                 seconds.append(_now() - began)
 
     hp.__class__ = Timed
-    model.fit(x, y, batch_size=samples // 16, epochs=4, verbose=0, callbacks=[hp, clock])
+    model.fit(x, y, batch_size=batch_size, epochs=3, verbose=0, callbacks=[hp, clock])
     assert len(seconds) == 1, f"one rebuild was expected, seen {len(seconds)}"
     first, *others = np.diff(clock.steps[-1], axis=0)
     trace = first - np.median(others, axis=0)
@@ -193,7 +197,12 @@ def judge(row: str, records: list[dict], epochs: int) -> list[list[str]]:
     """The lines of the table for a row."""
     name, xla = row.removesuffix("_xla"), ", XLA" if row.endswith("_xla") else ""
     mine = {
-        method: [r for r in records if r["row"] == row and r["method"] == method]
+        method: [
+            r
+            for r in records
+            if (r["row"], r["method"], r["epochs"])
+            == (row, method, epochs if name == "idle" else 0)
+        ]
         for method in ("plain", "dynhp")
     }
     if name != "idle":
@@ -233,6 +242,35 @@ def judge(row: str, records: list[dict], epochs: int) -> list[list[str]]:
     return lines
 
 
+def read(path: Path) -> list[dict]:
+    """The runs that a file holds; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {
+                name: text
+                if name in ("row", "method")
+                else int(text)
+                if text.isdigit()
+                else float(text)
+                for name, text in record.items()
+                if text
+            }
+            for record in csv.DictReader(file)
+        ]
+
+
+def write(path: Path, records: list[dict]) -> None:
+    """Replace the file in one step."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(records)
+    temporary.replace(path)
+
+
 def _yes(holds) -> str:
     return "yes" if holds else "**no**"
 
@@ -245,18 +283,18 @@ def main(argv):
         raise app.UsageError(f"Unknown: {argv[1:]}")
     folder = Path(FLAGS.results)
     folder.mkdir(parents=True, exist_ok=True)
-    records, lines = [], []
+    records, lines = read(folder / "overhead.csv"), []
     for row in FLAGS.rows:
-        for number in range(FLAGS.pairs):
+        for number in range(min(FLAGS.pairs, MOST_RUNS.get(row, FLAGS.pairs))):
             for method, job in jobs(row, FLAGS.epochs).items():
-                record = {"row": row, "method": method, "run": number, **run(job)}
+                key = {"row": row, "method": method, "run": number, "epochs": job.get("epochs", 0)}
+                if any(all(r[name] == key[name] for name in key) for r in records):
+                    continue
+                record = {**key, **run(job)}
                 print({k: round(v, 2) if isinstance(v, float) else v for k, v in record.items()})
                 records.append(record)
+                write(folder / "overhead.csv", records)
         lines += judge(row, records, FLAGS.epochs)
-    with (folder / "overhead.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(records)
     table = markdown(["work", "must cost", "costs (median)", "of", "holds"], lines)
     (folder / "overhead.md").write_text(table)
     print(table)
