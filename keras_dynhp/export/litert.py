@@ -16,17 +16,26 @@ def installed() -> bool:
     return importlib.util.find_spec("ai_edge_litert") is not None
 
 
-def make_interpreter(content: bytes, xnnpack: bool = True, threads: int = 1):
+# Whose kernels compute: XNNPACK's where it can, as LiteRT does unless told otherwise; LiteRT's own
+# optimized ones; or its plain reference ones, from which TensorFlow Lite Micro's were made.
+KERNELS = {
+    "xnnpack": "AUTO",
+    "own": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
+
+
+def make_interpreter(content: bytes, kernels: str = "xnnpack", threads: int = 1):
     """An allocated LiteRT interpreter.
 
     Args:
         content: the bytes of a .tflite file.
-        xnnpack: True: XNNPACK computes what it can, as it does unless told otherwise; False:
-            LiteRT's own kernels compute everything.
+        kernels: a name in `KERNELS`.
         threads: threads that a kernel may use.
 
     Raises:
         ImportError: where ai-edge-litert is missing.
+        RuntimeError: where an operator has no such kernel.
     """
     if not installed():
         raise ImportError(
@@ -34,7 +43,7 @@ def make_interpreter(content: bytes, xnnpack: bool = True, threads: int = 1):
         )
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    kind = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    kind = OpResolverType[KERNELS[kernels]]
     with captured_stderr():
         interpreter = Interpreter(
             model_content=content, num_threads=threads, experimental_op_resolver_type=kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
 import keras
@@ -119,19 +120,24 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
 def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
     """TensorFlow Lite Micro against the LiteRT interpreter, in quantization steps if there are.
 
-    LiteRT runs its own kernels: XNNPACK rounds some operators (an average pool) differently from
-    both, and the reference kernels of LiteRT 2.3 lack an ELU and get the SUM of int8 wrong.
+    LiteRT computes with its reference kernels, from which TensorFlow Lite Micro's were made, and
+    with its own ones, and the nearer result counts: the reference ones of LiteRT 2.3 lack an ELU
+    and get the SUM of int8 wrong, the others round halves differently, which layers add up.
     """
     with open(path, "rb") as file:
-        interpreter = litert.make_interpreter(file.read(), xnnpack=False)
+        content = file.read()
+    interpreter = litert.make_interpreter(content, "own")
     given = [
         litert.quantize(values, details)
         for details, values in zip(interpreter.get_input_details(), samples.inputs)
     ]
-    expected = litert.run_raw(interpreter, given)
-    got = tflm.run(path, given, arena_bytes)
-    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
-    unit = "quantization step(s)" if np.issubdtype(expected.dtype, np.integer) else "in value"
+    got = tflm.run(path, given, arena_bytes).astype(np.float64)
+    results = [litert.run_raw(interpreter, given)]
+    with contextlib.suppress(RuntimeError):
+        results.append(litert.run_raw(litert.make_interpreter(content, "reference"), given))
+    differences = [np.abs(got - expected.astype(np.float64)) for expected in results]
+    difference = min(differences, key=lambda one: (one.max(), one.mean()))
+    unit = "quantization step(s)" if np.issubdtype(results[0].dtype, np.integer) else "in value"
     worst, scale = float(difference.max()), interpreter.get_output_details()[0]["quantization"][0]
     in_value = worst * scale if scale else worst
     return Agreement(len(samples), worst, unit, float((difference == 0).mean()), in_value)

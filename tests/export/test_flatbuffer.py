@@ -44,12 +44,13 @@ def test_every_runtime_computes_the_same(name, quantize, files):
     assert tflm.measure_arena(str(after)) == arena
     outputs = []
     for path in (before, after):
-        for xnnpack in (True, False):
-            interpreter = litert.make_interpreter(path.read_bytes(), xnnpack=xnnpack)
+        for kernels in litert.KERNELS:
+            interpreter = litert.make_interpreter(path.read_bytes(), kernels)
             given = litert.quantize(x, interpreter.get_input_details()[0])
             outputs.append(litert.run_raw(interpreter, [given]))
         outputs.append(tflm.run(str(path), [given], arena))
-    for old, new in zip(outputs[:3], outputs[3:]):
+    half = len(outputs) // 2
+    for old, new in zip(outputs[:half], outputs[half:], strict=True):
         np.testing.assert_array_equal(old, new)
     assert np.ptp(outputs[0]) > 0
 
