@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,8 @@ def run_in_child(job: Job) -> dict:
     """Run a job in a process of its own.
 
     Raises:
-        RuntimeError: if it fails, with the end of what it printed.
+        RuntimeError: if it fails for another reason than its memory cap, with the end of what it
+            printed.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, result = Path(folder, "job.json"), Path(folder, "result.json")
@@ -97,6 +99,7 @@ def run_in_child(job: Job) -> dict:
         env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **METHODS[job.method].env}
         if job.cap_mb is not None:
             env["TF_CPU_BFC_MEM_LIMIT_IN_MB"] = str(job.cap_mb)
+            env["TF_CPP_MIN_LOG_LEVEL"] = "1"  # where the allocator says what it could not give
         child = subprocess.run(
             [sys.executable, "-m", "benchmarks.job", str(given), str(result)],
             cwd=ROOT,
@@ -105,6 +108,10 @@ def run_in_child(job: Job) -> dict:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        # Not every operation of TensorFlow raises then: some crash.
+        refused = re.search(r"ran out of memory trying to allocate \S+", child.stdout)
+        if child.returncode and job.cap_mb is not None and refused:
+            return {"error": refused.group()}
         if child.returncode or not result.exists():
             raise RuntimeError(
                 f"{job.row} {job.method} seed {job.seed} failed:\n{child.stdout[-4000:]}"

@@ -122,10 +122,16 @@ def batches(x: np.ndarray, y: np.ndarray, batch_size: int, seed: int = 0) -> tf.
 
 def _images(name: str) -> Data:
     def split(part):
-        # In parts, so that this takes little of the memory that the training may have.
-        parts = _tfds().load(name, split=part, batch_size=1000, as_supervised=True)
-        images, labels = zip(*parts.as_numpy_iterator())
-        return np.concatenate(images).astype("float32") / 255.0, np.concatenate(labels)
+        # In parts, copied out of TensorFlow, which keeps none: so that this takes little of the
+        # memory that the training may have.
+        tfds = _tfds()
+        reading = tfds.ReadConfig(try_autocache=False)
+        parts = tfds.load(
+            name, split=part, batch_size=1000, as_supervised=True, read_config=reading
+        )
+        copies = [(np.array(x, "float32") / 255.0, np.array(y)) for x, y in parts]
+        images, labels = zip(*copies)
+        return np.concatenate(images), np.concatenate(labels)
 
     return Data(*split("train"), *split("test"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_dynhp.errors import BudgetError
+from keras_dynhp.memory import measure
 from keras_dynhp.memory.estimate import MemoryEstimate, StepMemory, largest_that
 from keras_dynhp.sizes import format_size, parse_size
 
@@ -18,6 +19,9 @@ MARGIN = 1.12
 # estimate in the median and 1.1 and 1.6 in the unluckiest, of which the margin covers the rest.
 PIPELINE_BATCHES = 3.0
 FEWEST_BATCHES = 1.0
+
+# How much of a pool that may not grow can be in use: what is free lies in pieces.
+POOL_SHARE = 0.85
 
 # What was measured may have been luck: where it lies below this part of the estimate, the estimate
 # is lowered only so far that the measurement would be this part of it.
@@ -66,7 +70,8 @@ class Budget:
     def largest_batch(self, model: keras.Model, optimizer=None, maximum: int | None = None) -> int:
         """The largest batch that fits; 0 if none does."""
         memory = StepMemory(model, optimizer, pruning=True)
-        return largest_that(lambda batch: self.predict(memory.at(batch)) <= self.limit, maximum)
+        usable = min(self.limit, POOL_SHARE * (measure.hard_limit() or self.limit / POOL_SHARE))
+        return largest_that(lambda batch: self.predict(memory.at(batch)) <= usable, maximum)
 
     def check(self, model: keras.Model, optimizer=None, smallest: int = 1) -> None:
         """Raise if the model can't be trained in the budget, not even with the smallest batch.

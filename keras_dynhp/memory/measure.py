@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import tensorflow as tf
 
@@ -54,6 +55,22 @@ def peak_bytes() -> int:
         RuntimeError: where the allocator does not report (see `is_available`).
     """
     return _info()["peak"]
+
+
+def hard_limit() -> int | None:
+    """Bytes past which the allocator of the training device raises; None where none is set.
+
+    For a CPU that is the environment variable `TF_CPU_BFC_MEM_LIMIT_IN_MB`, for a GPU the memory
+    limit of its logical device.
+    """
+    kind, _ = device().split(":")
+    if kind == "GPU":
+        physical = tf.config.list_physical_devices("GPU")[0]
+        logical = tf.config.get_logical_device_configuration(physical)
+        limit = logical[0].memory_limit if logical else None
+    else:
+        limit = int(os.environ.get("TF_CPU_BFC_MEM_LIMIT_IN_MB", 0)) if is_available() else None
+    return int(limit) << 20 if limit else None
 
 
 def reset_peak() -> None:

@@ -33,6 +33,22 @@ for ask in (measure.current_bytes, measure.peak_bytes, measure.reset_peak):
 """
 
 
+CAPPED = """
+from keras_dynhp.memory import Budget, measure
+from keras_dynhp.memory.budget import POOL_SHARE
+from tests.memory.test_budget import model
+
+assert measure.hard_limit() == 16 << 20
+built = model()
+capped = Budget("16MB").largest_batch(built)
+import os
+del os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"]
+assert measure.hard_limit() is None
+assert capped == Budget(int(POOL_SHARE * (16 << 20))).largest_batch(built) > 0
+assert capped < Budget("16MB").largest_batch(built)
+"""
+
+
 def run(program: str, **environment: str) -> None:
     inherited = {k: v for k, v in os.environ.items() if k != "TF_CPU_ALLOCATOR_USE_BFC"}
     environment = {**inherited, **environment, "CUDA_VISIBLE_DEVICES": "-1"}
@@ -48,3 +64,7 @@ def test_an_allocator_that_counts_is_read():
 
 def test_an_allocator_that_does_not_count_all_says_how_to_make_it():
     run(SILENT)
+
+
+def test_a_pool_that_may_not_grow_is_not_filled_to_the_brim():
+    run(CAPPED, TF_CPU_ALLOCATOR_USE_BFC="1", TF_CPU_BFC_MEM_LIMIT_IN_MB="16")
