@@ -35,7 +35,7 @@ def make_interpreter(content: bytes, kernels: str = "xnnpack", threads: int = 1)
 
     Raises:
         ImportError: where ai-edge-litert is missing.
-        RuntimeError: where an operator has no such kernel.
+        ValueError: where an operator has no such kernel.
     """
     if not installed():
         raise ImportError(
