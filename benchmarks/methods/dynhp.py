@@ -9,6 +9,7 @@ from benchmarks.job import Job
 from benchmarks.training import Trainer, full_network, result
 from examples.datasets import Data
 from keras_dynhp.memory import Budget
+from keras_dynhp.memory.estimate import StepMemory
 
 
 def train(job: Job, data: Data) -> dict:
@@ -17,8 +18,8 @@ def train(job: Job, data: Data) -> dict:
     model = full_network(job, data)
     if job.cap_mb is not None:
         budget = job.cap_mb * 2**20
-    else:  # what the full network needs: batches may grow into what pruning frees of that
-        need = dynhp.estimate_memory(model, job.batch_size, model.optimizer)
+    else:  # what this needs at first: batches may grow into what pruning frees of that
+        need = StepMemory(model, model.optimizer, pruning=True).at(job.batch_size)
         budget = Budget("1GB").predict(need)
     hp = dynhp.DynHP(
         budget=budget,
