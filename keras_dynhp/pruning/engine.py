@@ -108,13 +108,16 @@ class Engine:
         """The width of every prunable group."""
         return {self.origins[group.name][0]: group.size for group in self.groups}
 
+    def missed(self) -> dict[str, tuple[float, float]]:
+        """By resource: what the network has now and the most it may have, where it has more."""
+        sizes = np.array([group.size for group in self.groups], float)
+        figures = {r.name: (r.value(sizes), goal) for r, goal in self.goals.at(self.groups, 1.0)}
+        return {name: (now, goal) for name, (now, goal) in figures.items() if now > goal}
+
     @property
     def on_target(self) -> bool:
         """Whether the network is small enough now."""
-        sizes = np.array([group.size for group in self.groups], float)
-        return all(
-            resource.value(sizes) <= goal for resource, goal in self.goals.at(self.groups, 1.0)
-        )
+        return not self.missed()
 
     @property
     def has_evidence(self) -> bool:

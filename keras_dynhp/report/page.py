@@ -70,7 +70,7 @@ def write_page(report: Report, path: str) -> None:
         _table("Kept whole", ("group", "why"), report.kept.items()),
         _table("Barriers", ("layer", "why"), report.barriers.items()),
         _table("On the device", ("", ""), _device(report)),
-        _table("Notes", ("",), ([note] for note in report.notes)),
+        _table("Notes", ("",), ([remark] for remark in report.remarks)),
         f"<script>{SCRIPT}</script></body></html>",
     ]
     with open(path, "w", encoding="utf-8") as file:

@@ -27,6 +27,8 @@ class Report:
             (the estimate by kind, in bytes, where one was made), and everything in `logs`.
         kept: groups that could not be pruned, with their reasons.
         barriers: layers through which channels could not be followed, with the reasons.
+        missed: what the network had too much of when training ended, by resource: what it has, and
+            the most that the target allows. Empty when the target was reached.
         notes: what else the user should know.
         budget: the training-memory budget in bytes, None without one.
         device: what `export_tflite` returned, where you put it here; or that as a dict.
@@ -37,6 +39,7 @@ class Report:
     epochs: list[dict] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     barriers: dict[str, str] = field(default_factory=dict)
+    missed: dict[str, tuple[float, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     budget: int | None = None
     device: DeviceReport | dict | None = None
@@ -66,9 +69,19 @@ class Report:
         if removed:
             self.after = _figures(engine)
 
-    def end(self, engine) -> None:
-        """Note the final network."""
+    def end(self, engine, missed: dict[str, tuple[float, float]]) -> None:
+        """Note the final network, and what it still has too much of."""
         self.after = _figures(engine)
+        self.missed = missed
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences for the end of a page: by how much the target was missed, and the notes."""
+        return [
+            f"Target missed: {name} is {now:,.0f} where {most:,.0f} are allowed. Train for more "
+            "epochs with the same callback, which goes on from here."
+            for name, (now, most) in self.missed.items()
+        ] + self.notes
 
     def to_dict(self) -> dict:
         """Plain data for programs."""
@@ -134,7 +147,7 @@ class Report:
         if self.barriers:
             lines.append("barriers:")
             lines += [f"  {name:<28} {reason}" for name, reason in self.barriers.items()]
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + self.remarks)
 
     __repr__ = __str__
 

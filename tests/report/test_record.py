@@ -1,0 +1,27 @@
+"""What the report says in words."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dynhp as dynhp
+from keras_dynhp.report.record import Report
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_it_says_whether_the_target_was_missed_and_by_how_much(reached):
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(20, "relu"), keras.layers.Dense(1)]
+    )
+    model.compile("adam", "mse")
+    schedule = "cubic" if reached else lambda progress: 0.5 if progress else 0.0
+    hp = dynhp.DynHP(target=dynhp.Target(params=60), schedule=schedule)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(64, 4)), random.normal(size=(64, 1))
+    model.fit(x, y, epochs=4, callbacks=[hp], verbose=0)
+    now = model.count_params()
+    assert hp.on_target is reached and (now <= 60) is reached
+    assert hp.report.missed == ({} if reached else {"params": (now, 60)})
+    said = f"Target missed: params is {now} where 60 are allowed."
+    assert (said in str(hp.report)) is not reached
+    assert Report.from_dict(hp.report.to_dict()).missed == hp.report.missed
