@@ -9,9 +9,11 @@ import keras
 
 from keras_dynhp.batching.learning_rate import SCALINGS
 
-# An epoch keeps at least this many steps when a rule enlarges the batch: fewer updates than this
-# cost more accuracy on small data than steadier gradients bring.
-FEWEST_STEPS = 100
+# An epoch keeps at least this many steps when a rule enlarges the batch: fewer updates cost more
+# accuracy than steadier gradients bring. 784-300-100-10 on digits, 20 epochs, 10 times fewer
+# parameters, validation, mean of 3 seeds: 97.96% at a batch of 128 (422 steps), 97.89% with batches
+# that grow to 180 (300 steps), 97.56% to 540 (100 steps).
+FEWEST_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class BatchRule:
         """The batch size of the next epoch: the proposal within its limits.
 
         Never below what was requested or half of the current batch, never above twice the current
-        batch, nor so large that an epoch has fewer than 100 steps (or than with what was
+        batch, nor so large that an epoch has fewer than 300 steps (or than with what was
         requested); and, above all, never more than fits.
 
         Raises:
@@ -138,8 +140,8 @@ class CABS(BatchRule):
     (Balles, Romero and Hennig, "Coupling Adaptive Batch Sizes with Learning Rates", UAI 2017,
     arXiv 1612.05086). For Adam the covariance is taken in the metric of its own steps: in
     plain coordinates the formula asks for less than one sample at Adam's learning rates. The
-    batch is smoothed over epochs; it follows a learning rate that falls, but not below what was
-    requested.
+    batch is smoothed over epochs and does not shrink again while it fits: a learning rate that
+    falls calls for less, but smaller batches would then bring nothing and take longer.
 
     Where the optimizer does not tell the variance, it is taken to fall as the root of the loss
     does (784-300-100-10 with Adam: as the loss to the power of 0.46 on Fashion-MNIST, 0.62 on
@@ -170,7 +172,7 @@ class CABS(BatchRule):
             wanted = context.learning_rate * context.variance / context.loss
         past = wanted if self._mean is None else self._mean
         self._mean = self.smoothing * past + (1 - self.smoothing) * wanted
-        return self._mean
+        return max(self._mean, context.current)
 
     def get_state(self) -> dict:
         return {"mean": self._mean, "first_loss": self._first_loss}
