@@ -93,6 +93,8 @@ VARIANTS = {
     "early": Variant("pruned from 5% to 30% of the epochs", {"start": 0.05, "end": 0.3}),
     "late": Variant("pruned from 10% to 80% of the epochs", {"end": 0.8}),
     "cost_root": Variant("score over the root of what a neuron costs", {"cost": 0.5}),
+    "cost_more": Variant("score over cost to the power of 1.5", {"cost": 1.5}),
+    "cost_square": Variant("score over the square of what a neuron costs", {"cost": 2.0}),
     "rates_kept": Variant("learning rates stay", {"rates": 0.0}),
     "rates_full": Variant("learning rates grow in proportion", {"rates": 1.0}),
     "dropout": Variant("5% dropout of hidden neurons", {"dropout": 0.05}),
