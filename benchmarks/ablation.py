@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from benchmarks import alternatives
 from benchmarks.job import Job
 from benchmarks.store import ROOT
+from benchmarks.tables import by_variant, written
 from benchmarks.training import accuracy, compiled
 from benchmarks.workloads import WORKLOADS
 from examples.datasets import DATASETS
@@ -142,21 +143,15 @@ def replaced(parts):
 
 def table(records: list[dict]) -> str:
     """Markdown: a line for each variant, a column for each row, mean and spread over seeds."""
-    rows = [row for row in WORKLOADS if any(r["row"] == row for r in records)]
-    lines = ["| part | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
-    for name, variant in VARIANTS.items():
-        cells = []
-        for row in rows:
-            found = [
-                float(r["accuracy"]) for r in records if (r["row"], r["variant"]) == (row, name)
-            ]
-            spread = f" ± {np.std(found, ddof=1):.2f}" if len(found) > 1 else ""
-            cells.append(f"{np.mean(found):.2f}{spread} ({len(found)})" if found else "")
-        if any(cells):
-            lines.append(f"| {variant.title} | " + " | ".join(cells) + " |")
+
+    def cell(runs: list[dict]) -> str:
+        found = np.array([float(r["accuracy"]) for r in runs])
+        return f"{written(found, '{:.2f}')} ({len(found)})"
+
+    titles = {name: variant.title for name, variant in VARIANTS.items()}
     return (
         "Validation accuracy in percent: mean ± standard deviation (seeds). Written by "
-        "`python -m benchmarks.ablation`.\n\n" + "\n".join(lines) + "\n"
+        "`python -m benchmarks.ablation`.\n\n" + by_variant(records, list(WORKLOADS), titles, cell)
     )
 
 

@@ -24,6 +24,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from absl import app, flags
 
+from benchmarks.tables import by_variant
+
 RESULTS = Path(__file__).resolve().parent / "results"
 COLUMNS = ("row", "variant", "seed", "accuracy", "training_accuracy", "widths")
 BATCH, RATE, EPOCHS = 128, 2e-3, 20
@@ -300,24 +302,18 @@ def run(row: str, variant: str, seed: int) -> dict:
 
 def table(records: list[dict]) -> str:
     """Markdown: a line for each variant, a column for each row, mean and standard error."""
-    rows = [row for row in ROWS if any(r["row"] == row for r in records)]
-    lines = ["| part | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
-    for name, variant in VARIANTS.items():
-        cells = []
-        for row in rows:
-            mine = [r for r in records if (r["row"], r["variant"]) == (row, name)]
-            accuracy = np.array([float(r["accuracy"]) for r in mine])
-            if not len(mine):
-                cells.append("")
-                continue
-            error = f" ± {accuracy.std(ddof=1) / len(mine) ** 0.5:.2f}" if len(mine) > 1 else ""
-            training = np.mean([float(r["training_accuracy"]) for r in mine])
-            cells.append(f"{accuracy.mean():.2f}{error} ({len(mine)}; {training:.1f})")
-        if any(cells):
-            lines.append(f"| {variant.title} | " + " | ".join(cells) + " |")
+
+    def cell(runs: list[dict]) -> str:
+        found = np.array([float(r["accuracy"]) for r in runs])
+        error = f" ± {found.std(ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
+        training = np.mean([float(r["training_accuracy"]) for r in runs])
+        return f"{found.mean():.2f}{error} ({len(found)}; {training:.1f})"
+
+    titles = {name: variant.title for name, variant in VARIANTS.items()}
     return (
         "Validation accuracy in percent: mean ± standard error (seeds; training accuracy in the "
-        "last epoch). Written by `python -m benchmarks.sketch`.\n\n" + "\n".join(lines) + "\n"
+        "last epoch). Written by `python -m benchmarks.sketch`.\n\n"
+        + by_variant(records, list(ROWS), titles, cell)
     )
 
 

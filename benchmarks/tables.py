@@ -18,6 +18,20 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def by_variant(
+    records: list[dict], rows: list[str], titles: dict[str, str], cell: Callable[[list[dict]], str]
+) -> str:
+    """A line for each variant of which there are runs, a column for each row."""
+    rows = [row for row in rows if any(r["row"] == row for r in records)]
+    lines = []
+    for name, title in titles.items():
+        mine = [r for r in records if r["variant"] == name]
+        found = [[r for r in mine if r["row"] == row] for row in rows]
+        if mine:
+            lines.append([title, *(cell(runs) if runs else "" for runs in found)])
+    return markdown(["part", *rows], lines)
+
+
 def is_whole(record: dict, split: str, epochs: int | None = None) -> bool:
     """Whether a run is one of the comparison: the row's own batch and epochs, no cap."""
     workload = WORKLOADS[record["row"]]
