@@ -15,7 +15,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 sys.path.insert(0, sys.argv[1])
 import keras
 import numpy as np
-import test_data as t
+import seen as t
 
 from keras_dynhp.batching import RateFactor, SampleClock
 
