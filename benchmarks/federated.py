@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "federated"
 RESULTS = ROOT / "benchmarks" / "results" / "federated.jsonl"
 BATCH = 32
+HELD_OUT = 10000  # training images to make choices on
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("case", "accuracy", ["accuracy", "scale", "memory"], "What to measure.")
@@ -40,6 +41,12 @@ flags.DEFINE_integer("sampled", 50, "Clients in a round of the scale case.")
 flags.DEFINE_integer("rounds", 30, "Rounds of training.")
 flags.DEFINE_integer("images", 20000, "Training images for all clients together.")
 flags.DEFINE_integer("seed", 0, "Seeds split and weights.")
+flags.DEFINE_enum(
+    "split",
+    "test",
+    ["test", "validation"],
+    "What is judged on: choices are made on training images that no client has.",
+)
 flags.DEFINE_list("budgets", "", "Training memory of the clients, in turn; no caps if empty.")
 flags.DEFINE_string("work", "runs/federated_benchmark", "A folder for data.")
 
@@ -56,7 +63,8 @@ def write_split(folder: Path) -> None:
     """The example's data: a file for each client, Dirichlet 0.3."""
     partition = example("partition")
     images = example("datasets").fashion_mnist()
-    chosen = np.random.default_rng(FLAGS.seed).permutation(len(images.x_train))[: FLAGS.images]
+    order = np.random.default_rng(FLAGS.seed).permutation(len(images.x_train))
+    chosen, held = order[: FLAGS.images], order[-HELD_OUT:]
     folder.mkdir(parents=True, exist_ok=True)
     for number, part in enumerate(
         partition.split(images.y_train[chosen], FLAGS.nodes, 0.3, FLAGS.seed)
@@ -65,7 +73,10 @@ def write_split(folder: Path) -> None:
         partition.write_images(
             folder / f"client_{number}.npz", images.x_train[mine], images.y_train[mine]
         )
-    partition.write_images(folder / "test.npz", images.x_test, images.y_test)
+    judged = images.x_test, images.y_test
+    if FLAGS.split == "validation":
+        judged = images.x_train[held], images.y_train[held]
+    partition.write_images(folder / "test.npz", *judged)
 
 
 def client_app(folder: str, method: str, budgets: list[str]):
@@ -288,7 +299,7 @@ def main(argv):
     began = time.time()
     folder = Path(FLAGS.work).resolve()
     cases = {"accuracy": lambda: compare(folder), "scale": scale, "memory": memory}
-    names = ("case", "method", "nodes", "sampled", "rounds", "images", "seed", "budgets")
+    names = ("case", "method", "nodes", "sampled", "rounds", "images", "seed", "budgets", "split")
     record = {name: FLAGS[name].value for name in names}
     record |= cases[FLAGS.case]()
     record["total_seconds"] = round(time.time() - began)
