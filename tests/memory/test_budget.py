@@ -104,7 +104,7 @@ def test_state_survives_a_restart():
 
 def test_the_largest_batch_of_a_model():
     built = model()
-    budget = Budget("8MB")
+    budget = Budget("10MB")
     batch = budget.largest_batch(built, built.optimizer)
     assert budget.predict(estimate_memory(built, batch)) <= budget.limit
     assert budget.predict(estimate_memory(built, batch + 1)) > budget.limit
@@ -129,9 +129,9 @@ def test_what_cannot_fit_is_refused_with_the_numbers():
 
 def test_a_smallest_batch_can_be_demanded():
     built = model()
-    Budget("8MB").check(built, smallest=8)
+    Budget("10MB").check(built, smallest=8)
     with pytest.raises(BudgetError, match="a batch of 8000 "):
-        Budget("8MB").check(built, smallest=8000)
+        Budget("10MB").check(built, smallest=8000)
 
 
 @pytest.mark.parametrize("limit", [0, -5, "much", None, 2.5])
