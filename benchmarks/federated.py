@@ -292,6 +292,14 @@ def memory() -> dict:
     return {"plain": outcome}
 
 
+def keep(record: dict, began: float) -> None:
+    """Add a run to the results, and print all of it but its rounds."""
+    record["total_seconds"] = round(time.time() - began)
+    with open(RESULTS, "a") as file:
+        file.write(json.dumps(record) + "\n")
+    print({name: value for name, value in record.items() if name != "history"})
+
+
 def main(argv):
     """Run one case, keep its result."""
     if len(argv) > 1:
@@ -302,10 +310,7 @@ def main(argv):
     names = ("case", "method", "nodes", "sampled", "rounds", "images", "seed", "budgets", "split")
     record = {name: FLAGS[name].value for name in names}
     record |= cases[FLAGS.case]()
-    record["total_seconds"] = round(time.time() - began)
-    with open(RESULTS, "a") as file:
-        file.write(json.dumps(record) + "\n")
-    print({name: value for name, value in record.items() if name != "history"})
+    keep(record, began)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A federation in which a client and the server are killed, against one left in peace.
 
-    python -m benchmarks.federated_faults --kill=false
-    python -m benchmarks.federated_faults --kill=true
+    python -m benchmarks.federated_faults --kill=false --nodes=4 --rounds=8 --images=8000
+    python -m benchmarks.federated_faults --kill=true --nodes=4 --rounds=8 --images=8000
 
 Real SuperLinks and SuperNodes, and the example's app. With `--kill`, one client is killed in the
 middle of a round and comes back later as a new node, and so is the server's program, which then
@@ -11,6 +11,7 @@ goes on from its state. Each run adds a line to benchmarks/results/federated.jso
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -19,10 +20,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.federated import EXAMPLE, RESULTS, example, write_split
+from benchmarks.federated import EXAMPLE, example, keep, write_split
 
 CLIENT, SERVER = 3, 5  # the rounds in which they are killed
 AFTER = 3.0  # seconds into the round
+EVENTS = 4  # a client killed and started again, the server killed and started again
 
 FLAGS = flags.FLAGS
 flags.DEFINE_boolean("kill", True, "Whether anything is killed.")
@@ -46,9 +48,10 @@ def federate(folder: Path, kill: bool) -> list[str]:
         events.append("client 0 joined as a new node")
 
     def kill_server(federation) -> None:
-        group = str(federation.processes["superlink"].pid)
-        done = subprocess.run(["pkill", "-9", "-g", group, "-f", "flwr-serverapp"], check=False)
-        events.append(f"killed the server's program in round {SERVER} (pkill: {done.returncode})")
+        # The SuperLink has it started by another program, in a process group of its own.
+        program = f"flwr-serverapp .*{re.escape(federation.address)}"
+        subprocess.run(["pkill", "-9", "-f", program], check=True)
+        events.append(f"killed the server's program in round {SERVER}")
 
     def watch(federation, line: str) -> None:
         print(line, flush=True)
@@ -80,14 +83,15 @@ def main(argv):
     write_split(folder / "data")
     began = time.time()
     events = federate(folder, FLAGS.kill)
+    if FLAGS.kill and len(events) != EVENTS:
+        raise SystemExit(f"Not all that should be killed was. It went so: {events}")
+    if not (folder / "history.json").exists():
+        raise SystemExit(f"The run did not end; its logs are in {folder}. It went so: {events}")
     history = json.loads((folder / "history.json").read_text())
     record = {name: FLAGS[name].value for name in ("nodes", "rounds", "images", "seed")}
     record |= {"case": "faults", "killed": FLAGS.kill, "events": events, "history": history}
     record |= {"accuracy": history[-1]["accuracy"], "params": history[-1]["params"]}
-    record["total_seconds"] = round(time.time() - began)
-    with open(RESULTS, "a") as file:
-        file.write(json.dumps(record) + "\n")
-    print({name: value for name, value in record.items() if name != "history"})
+    keep(record, began)
 
 
 if __name__ == "__main__":

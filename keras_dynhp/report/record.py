@@ -78,8 +78,8 @@ class Report:
     def remarks(self) -> list[str]:
         """Sentences for the end of a page: by how much the target was missed, and the notes."""
         return [
-            f"Target missed: {name} is {now:,.0f} where {most:,.0f} are allowed. Train for more "
-            "epochs with the same callback, which goes on from here."
+            f"Target missed: {name} is {now:,.0f} where {most:,.0f} are allowed. In another `fit` "
+            "the same callback goes on from here, unless `max_drop` has stopped it."
             for name, (now, most) in self.missed.items()
         ] + self.notes
 

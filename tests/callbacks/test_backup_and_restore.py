@@ -19,9 +19,8 @@ from keras_dynhp.saving.files import read_tree, replace_file, write_tree
 X, Y = data()
 
 
-@pytest.mark.timeout(900)  # some fifty short trainings for twenty kills
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(kills, tmp_path):
+@pytest.mark.timeout(900)  # some fifty short trainings: two minutes where nothing else runs
+def test_killed_at_twenty_moments(tmp_path):
     """Between, in the middle of epochs, of saves and of rebuilds; every number must be equal."""
     program = pathlib.Path(__file__).parent / "crash_program.py"
 
@@ -29,23 +28,20 @@ def test_killed_at_random_moments(kills, tmp_path):
         folder = tmp_path / kind
         folder.mkdir()
         return subprocess.run(
-            [sys.executable, str(program), str(folder), kind, str(kills // 2)],
+            [sys.executable, str(program), str(folder), kind, "10"],
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
             timeout=880,
         )
 
-    hit, resumed = set(), []
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for done in pool.map(run, ["arrays", "stream"]):
             assert done.returncode == 0, done.stderr[-3000:]
-            moments = json.loads(done.stdout.splitlines()[-1])
-            assert sum(killed for _, killed, _ in moments) == kills // 2
-            hit |= {place for place, killed, _ in moments if killed}
-            resumed += [epoch for _, _, epoch in moments if epoch is not None]
-    if kills == 20:  # enough that no kind of moment is missed
-        assert {"save", "rebuild"} <= hit and resumed
+            kills = json.loads(done.stdout.splitlines()[-1])
+            assert sum(killed for _, killed, _ in kills) == 10
+            assert {"save", "rebuild"} <= {kill for kill, killed, _ in kills if killed}
+            assert any(epoch is not None for _, _, epoch in kills)
 
 
 def fit(folder, *more, model=None, epochs=4):

@@ -92,6 +92,19 @@ def test_an_estimate_that_is_too_low_is_corrected(name, limit, monkeypatch):
     assert hp.report.epochs[-1]["logs"]["params"] == hp.model.count_params()
 
 
+def test_what_the_real_file_satisfies_is_not_called_missed():
+    """The estimate goes to a share of the limit, and may still be above that share in the end."""
+    hp = dynhp.PruneAndRebuild(dynhp.Target(flash="16KB"))
+
+    class Doubt(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            hp._engine.goals.limits["flash"] = 1.0
+
+    network().fit(X, Y, epochs=4, verbose=0, callbacks=[Doubt(), hp])
+    assert "flash" in hp._engine.missed() and hp.report.missed == {}
+    assert hp.report.device["flash_bytes"] <= 16 * 1024
+
+
 def test_training_that_ends_too_early_says_by_how_much(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -45,5 +45,5 @@ if __name__ == "__main__":
     x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
     y = x[:, :2] ** 2
     make_tuner(sys.argv[1]).search(
-        x, y, epochs=8, validation_data=(x, y), verbose=0, callbacks=[Tells(sys.argv[1])]
+        x, y, epochs=5, validation_data=(x, y), verbose=0, callbacks=[Tells(sys.argv[1])]
     )
