@@ -21,7 +21,7 @@ from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.graph.groups import check_model
 from keras_dynhp.pruning.engine import Engine
-from keras_dynhp.pruning.proof import DeviceProof
+from keras_dynhp.pruning.proof import DeviceProof, samples_of_fit
 from keras_dynhp.report.record import Report
 from keras_dynhp.report.tensorboard import Scalars
 
@@ -178,7 +178,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         # Of bytes on the device the engine has estimates; on those the proof has the last word.
         missed = {n: m for n, m in self._engine.missed().items() if n not in self._proof.limits}
         self.report.end(self._engine, missed)
-        self.report.device = self._proof.end(self.model)
+        self.report.device = self._proof.end(self.model, samples_of_fit)
 
     def _fraction(self, epochs_done: int) -> float:
         progress = min(1.0, epochs_done / self.params["epochs"])

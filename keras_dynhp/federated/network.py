@@ -8,6 +8,7 @@ import numpy as np
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.federated.live import LiveNetwork
+from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.pruning.fading import Fading, Originals, restore
 from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.selection import select
@@ -41,6 +42,16 @@ class GlobalNetwork:
         self.worth: np.ndarray | None = None  # scores by the criterion; None before there are any
         self.on_trial = np.zeros(self.layout.neurons, bool)
         self._originals: Originals = []
+
+    @property
+    def model(self) -> keras.Model:
+        """The network as it is."""
+        return self.live.model
+
+    @property
+    def groups(self) -> ChannelGroups:
+        """Its channel groups."""
+        return self.live.groups
 
     @property
     def on_target(self) -> bool:

@@ -19,6 +19,7 @@ from keras_dynhp.federated.averaging import Average
 from keras_dynhp.federated.messages import Plan, Refused, Update, payload, weights_record
 from keras_dynhp.federated.network import GlobalNetwork
 from keras_dynhp.federated.roster import Roster
+from keras_dynhp.pruning.proof import DeviceProof
 from keras_dynhp.rebuild.transfer import take
 from keras_dynhp.saving.files import read_tree, remove_leftovers, write_tree
 from keras_dynhp.sizes import format_size
@@ -44,7 +45,8 @@ class DynHPStrategy(Strategy):
 
     Args:
         model: the full network. Its object becomes the smaller ones.
-        target: what the final network must satisfy; 4 times fewer parameters if None.
+        target: what the final network must satisfy; 4 times fewer parameters if None. Bytes on the
+            device are estimated on the way and measured on the real file and arena on arrival.
         rounds: of training.
         criterion: `"taylor"`, `"magnitude"`, `"random"`, or a `Criterion`.
         schedule: how far pruning has come as the rounds go: a name, a `Schedule`, or any callable
@@ -58,6 +60,8 @@ class DynHPStrategy(Strategy):
         history: one dictionary for each round: `round`, `clients`, `refused`, `neurons`, `params`,
             `widths`, `bytes_down`, `bytes_up`, `bytes_rest` (of these, all that is not weights),
             `peak_bytes` (of training, for each client's node), `seconds`, and what `evaluate` told.
+        device: after the last round, what the int8 network needs on the device, for a target in
+            bytes; otherwise None.
 
     Raises:
         TypeError, ValueError: for arguments that make no sense, or a target that can't be met.
@@ -99,6 +103,8 @@ class DynHPStrategy(Strategy):
         self.history: list[dict] = []
         self._network = GlobalNetwork(model, self.target, self.criterion)
         self._roster = Roster(self._network.layout)
+        self._proof = DeviceProof(self.target)
+        self.device: dict | None = None
         self._timeout = 3600.0
         self._sent: dict[int, Plan] = {}
         self._bytes = {"down": 0, "up": 0, "rest": 0}
@@ -134,9 +140,13 @@ class DynHPStrategy(Strategy):
                 network.
             ValueError: before the first round, if all clients are refused for other reasons.
             TimeoutError: if too few clients are connected for as long as `timeout`.
+            TargetError: after the last round, if the real int8 file or arena is larger than the
+                target allows, and by how much; `model` and `state` keep what there is.
+            ImportError, ValueError: before the first round, if a target in bytes can't be proven.
         """
         self._timeout = timeout
         self._roster.min_clients = max(min_clients, self.clients or 1)
+        self._proof.begin(self.model)
         result = Result()
         self.summary()
         for number in range(len(self.history) + 1, self.rounds + 1):
@@ -157,6 +167,8 @@ class DynHPStrategy(Strategy):
             result.arrays = weights_record(self._network.live.weights())
         if not self.on_target:
             logger.warning("The network has not reached %s: too few rounds did", self.target)
+        # The examples are with the clients: sizes don't depend on what calibrates them.
+        self.device = self._proof.end(self.model, samples_of=lambda model: None)
         return result
 
     # ---- Flower's calls ----------------------------------------------------------------------
@@ -282,7 +294,7 @@ class DynHPStrategy(Strategy):
         if self.criterion.uses_gradients and not network.gates.any():
             logger.warning("Round %d pruned nothing: all scores are zero.", number)
             return 0
-        return network.prune(self._fraction(number))
+        return network.prune(self._fraction(number)) + self._proof.correct(network)
 
     def _count(self, way: str, content: RecordDict) -> None:
         sizes = payload(content)

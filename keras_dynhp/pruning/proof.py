@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -20,13 +22,26 @@ from keras_dynhp.export.plain import device_copy
 from keras_dynhp.export.tflite import check_model, export_tflite, named_refusal
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.fit import first_batch, running_fit
-from keras_dynhp.pruning.engine import Engine
+from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.selection import Unreachable
 
 # How often a network that misses is made smaller: each round knows the device's real figures.
 ROUNDS = 4
 # Sizes hardly depend on what calibrates them: while training goes on, a few numbers do.
 _FEW = 8
+
+
+class Pruned(Protocol):
+    """A network that is being pruned, on one machine or on the server of many."""
+
+    model: keras.Model
+    groups: ChannelGroups
+    goals: Goals
+
+    @property
+    def on_target(self) -> bool: ...
+
+    def prune(self, fraction: float) -> int: ...
 
 
 class DeviceProof:
@@ -64,36 +79,42 @@ class DeviceProof:
         check_model(model)
         _measure(model)
 
-    def correct(self, engine: Engine) -> int:
+    def correct(self, network: Pruned) -> int:
         """On arrival: prune on until the real figures are as small; returns how many neurons went.
 
         It gives up where nothing is left to go: `end` then says by how much the target is missed.
         """
         removed = 0
         for _ in range(ROUNDS if self.limits else 0):
-            if engine.groups is self._measured_groups or not engine.on_target:
+            if network.groups is self._measured_groups or not network.on_target:
                 break
-            measured = _measure(engine.model)
+            measured = _measure(network.model)
             if not self._missed(measured):
-                self._measured_groups = engine.groups
+                self._measured_groups = network.groups
                 break
-            engine.goals.correct(engine.groups, measured)
+            network.goals.correct(network.groups, measured)
             try:
-                removed += engine.prune(1.0)
+                removed += network.prune(1.0)
             except Unreachable:
                 break
         return removed
 
-    def end(self, model: keras.Model) -> dict | None:
-        """After training, in `fit`: the report of the int8 network, calibrated on its data.
+    def end(
+        self, model: keras.Model, samples_of: Callable[[keras.Model], Samples | None]
+    ) -> dict | None:
+        """After training: the report of the int8 network.
+
+        Args:
+            model: the network as it is.
+            samples_of: asked for data to calibrate on; gives None where there is none.
 
         Raises:
             TargetError: by how much the target is missed.
         """
         if not self.limits:
             return None
-        samples = _samples_of_fit(model)
-        notes = [] if samples else ["calibrated on random numbers: the data cannot be read twice"]
+        samples = samples_of(model)
+        notes = [] if samples else ["calibrated on random numbers: no data could be read here"]
         samples = samples or _any_samples(model, AGREEMENT_SAMPLES)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.tflite")
@@ -157,7 +178,7 @@ def _any_samples(model: keras.Model, count: int) -> Samples:
     return Samples([values(tensor) for tensor in model.inputs])
 
 
-def _samples_of_fit(model: keras.Model) -> Samples | None:
+def samples_of_fit(model: keras.Model) -> Samples | None:
     """Inputs from the data of the running `fit`; None where they cannot be read once more."""
     fit = running_fit(model)
     x = fit.arguments["x"]
