@@ -1,7 +1,7 @@
 """A federation in which a client and the server are killed, against one left in peace.
 
-    python -m benchmarks.federated_faults --kill=false --nodes=4 --rounds=8 --images=8000
-    python -m benchmarks.federated_faults --kill=true --nodes=4 --rounds=8 --images=8000
+    python -m benchmarks.federated_faults --kill=false --nodes=4 --rounds=24 --images=8000
+    python -m benchmarks.federated_faults --kill=true --nodes=4 --rounds=24 --images=8000
 
 Real SuperLinks and SuperNodes, and the example's app. With `--kill`, one client is killed in the
 middle of a round and comes back later as a new node, and so is the server's program, which then
@@ -22,7 +22,7 @@ from absl import app, flags
 
 from benchmarks.federated import EXAMPLE, example, keep, write_split
 
-CLIENT, SERVER = 3, 5  # the rounds in which they are killed
+CLIENT, SERVER = 3 / 8, 5 / 8  # how far the rounds are when they are killed
 AFTER = 3.0  # seconds into the round
 EVENTS = 4  # a client killed and started again, the server killed and started again
 
@@ -40,9 +40,12 @@ def federate(folder: Path, kill: bool) -> list[str]:
         data = str(folder / "data" / f"client_{number}.npz")
         federation.start_node(name, {"data": data, "budget": "64MB"})
 
+    def at(share: float) -> int:
+        return max(1, int(share * FLAGS.rounds))
+
     def kill_client(federation) -> None:
         federation.stop("client_0", how=9)
-        events.append(f"killed client 0 in round {CLIENT}")
+        events.append(f"killed client 0 in round {at(CLIENT)}")
         time.sleep(20)
         start(federation, 0, "client_0_again")
         events.append("client 0 joined as a new node")
@@ -51,12 +54,12 @@ def federate(folder: Path, kill: bool) -> list[str]:
         # The SuperLink has it started by another program, in a process group of its own.
         program = f"flwr-serverapp .*{re.escape(federation.address)}"
         subprocess.run(["pkill", "-9", "-f", program], check=True)
-        events.append(f"killed the server's program in round {SERVER}")
+        events.append(f"killed the server's program in round {at(SERVER)}")
 
     def watch(federation, line: str) -> None:
         print(line, flush=True)
-        for number, what in ((CLIENT, kill_client), (SERVER, kill_server)):
-            if f"[ROUND {number}/" in line and what in left:
+        for share, what in ((CLIENT, kill_client), (SERVER, kill_server)):
+            if f"[ROUND {at(share)}/" in line and what in left:
                 left.remove(what)
                 threading.Timer(AFTER, what, [federation]).start()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 
+from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
 from keras_dynhp.errors import BudgetError
 from keras_dynhp.federated.blank import blank_weights
 from keras_dynhp.federated.client_state import recall, recall_budget, remember
@@ -43,6 +44,10 @@ class DynHPClient:
             arrays of `data` don't count: batches are cut from them one at a time. None: no cap.
         batch_size: examples in a step; fewer where the budget holds no more.
         epochs: passes over the data in a round.
+        callbacks: for each round's `fit`, made anew with the client. Epochs are counted on from
+            round to round, so that `LearningRateScheduler` lets rates fall over the whole run:
+            where clients differ in their data, averages only settle if they do (Li et al., arXiv
+            1907.02189).
 
     Raises:
         TypeError, ValueError: for arguments that make no sense.
@@ -70,6 +75,7 @@ class DynHPClient:
         budget: int | str | None = None,
         batch_size: int = 32,
         epochs: int = 1,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         if not callable(build_model) or isinstance(build_model, keras.Model):
             raise TypeError(
@@ -81,11 +87,20 @@ class DynHPClient:
         for name, value in (("batch_size", batch_size), ("epochs", epochs)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+        for callback in callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise TypeError(f"`callbacks` must be Keras callbacks. Received: {callback!r}")
+            if isinstance(callback, PruneAndRebuild):
+                raise ValueError(
+                    f"The server decides what is pruned. Received a {type(callback).__name__} in "
+                    "`callbacks`: give its target, criterion and schedule to DynHPStrategy."
+                )
         self.build_model = build_model
         self.data = data
         self.budget = None if budget is None else Budget(budget)
         self.batch_size = batch_size
         self.epochs = epochs
+        self.callbacks = list(callbacks)
 
     def query(self, message: Message, context: Context) -> Message:
         """Answer the server's question what this client can do."""
@@ -203,7 +218,14 @@ class DynHPClient:
         tells = measure.is_available()
         if tells:
             measure.reset_peak()
-        model.fit(batches, epochs=self.epochs, verbose=0)
+        done = (plan.number - 1) * self.epochs
+        model.fit(
+            batches,
+            initial_epoch=done,
+            epochs=done + self.epochs,
+            callbacks=self.callbacks,
+            verbose=0,
+        )
         unhook()
         peak = measure.peak_bytes() if tells else 0
         if tells and self.budget is not None:

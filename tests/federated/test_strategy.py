@@ -109,6 +109,29 @@ def test_one_client_is_ordinary_training_of_the_same_network(federation):
         np.testing.assert_allclose(ours, plain, atol=1e-6)
 
 
+def test_callbacks_see_one_training_over_all_rounds(federation):
+    epochs, rates = [], []
+
+    class Seen(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            epochs.append(epoch)
+            rates.append(float(self.model.optimizer.learning_rate.numpy()))
+
+    falling = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    node = federation.Node(1, epochs=2, callbacks=[falling, Seen()])
+    DynHPStrategy(federation.build_model(), TARGET, 3).start(federation.LocalGrid([node]))
+    assert epochs == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose(rates, [0.01 / 2**n for n in range(1, 7)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("callback", "error"), [(dynhp.DynHP(), ValueError), (lambda epoch: 0.1, TypeError)]
+)
+def test_callbacks_that_make_no_sense(federation, callback, error):
+    with pytest.raises(error, match="callbacks"):
+        federation.Node(1, callbacks=[callback])
+
+
 def test_what_is_unsound_is_refused_with_a_reason(federation, caplog):
     """The result is that of a round of the sound client alone."""
     logging.getLogger("flwr").addHandler(caplog.handler)
