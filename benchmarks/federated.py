@@ -6,7 +6,8 @@
     python -m benchmarks.federated --case=scale --nodes=1000
     python -m benchmarks.federated --case=memory --budgets=64MB,8MB,5MB
 
-Needs `pip install "flwr[simulation]"`. Each run adds a line to benchmarks/results/federated.jsonl.
+Needs `pip install "flwr[simulation]"`. Each run adds a line to benchmarks/results/federated.jsonl
+and writes federated.md from it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 import keras
 import numpy as np
 from absl import app, flags
+
+from benchmarks.federated_table import page
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "federated"
@@ -287,7 +290,11 @@ def memory() -> dict:
         code = PLAIN.format(app=str(EXAMPLE / "app"))
         env = {**os.environ, **partition.memory_cap(budget)}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-        died = "out of memory" if "OOM" in done.stderr else f"died ({done.returncode})"
+        died = (
+            "out of memory"
+            if "OOM" in done.stderr
+            else f"the process crashed (exit status {done.returncode})"
+        )
         outcome[budget] = done.stdout.strip().split("\n")[-1] or died
     return {"plain": outcome}
 
@@ -297,6 +304,8 @@ def keep(record: dict, began: float) -> None:
     record["total_seconds"] = round(time.time() - began)
     with open(RESULTS, "a") as file:
         file.write(json.dumps(record) + "\n")
+    records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    RESULTS.with_suffix(".md").write_text(page(records))
     print({name: value for name, value in record.items() if name != "history"})
 
 
