@@ -101,6 +101,7 @@ class DynHPClient:
         self.batch_size = batch_size
         self.epochs = epochs
         self.callbacks = list(callbacks)
+        self._others = 0
 
     def query(self, message: Message, context: Context) -> Message:
         """Answer the server's question what this client can do."""
@@ -111,6 +112,8 @@ class DynHPClient:
         return self._reply(self._train, message, context)
 
     def _reply(self, work: Callable, message: Message, context: Context) -> Message:
+        # A process may serve many clients: what others left in memory isn't this one's.
+        self._others = measure.current_bytes() if measure.is_available() else 0
         try:
             with self._new_model() as model:
                 content = work(model, message.content, context)
@@ -227,7 +230,7 @@ class DynHPClient:
             verbose=0,
         )
         unhook()
-        peak = measure.peak_bytes() if tells else 0
+        peak = max(0, measure.peak_bytes() - self._others) if tells else 0
         if tells and self.budget is not None:
             self.budget.observe(StepMemory(model, optimizer, pruning=True).at(batch_size), peak)
         return peak
