@@ -28,6 +28,9 @@ from keras_dynhp.rebuild.release import release_variable
 
 __all__ = ["DynHPClient"]
 
+# A round may have few steps: that none of them was unlucky with memory says little.
+_FORGET = 0.1
+
 
 class DynHPClient:
     """Trains the network that a `DynHPStrategy` sends, on data that stays where it is.
@@ -232,7 +235,8 @@ class DynHPClient:
         unhook()
         peak = max(0, measure.peak_bytes() - self._others) if tells else 0
         if tells and self.budget is not None:
-            self.budget.observe(StepMemory(model, optimizer, pruning=True).at(batch_size), peak)
+            estimate = StepMemory(model, optimizer, pruning=True).at(batch_size)
+            self.budget.observe(estimate, peak, forget=_FORGET)
         return peak
 
 

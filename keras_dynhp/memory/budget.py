@@ -52,10 +52,17 @@ class Budget:
         self._ratios: list[float] = []
         self._measured_up_to = 0
 
-    def observe(self, estimate: MemoryEstimate, measured: int) -> None:
-        """Learn from an epoch: what was estimated, and the peak that was measured, in bytes."""
+    def observe(self, estimate: MemoryEstimate, measured: int, forget: float = 0.5) -> None:
+        """Learn from an epoch.
+
+        Args:
+            estimate: of a step.
+            measured: the peak, in bytes.
+            forget: how much of what earlier epochs showed is given up where this one needed less.
+        """
         seen = max(0.0, (measured - estimate.total) / max(estimate.inputs, 1))
-        self.pipeline_batches = max(seen, (self.pipeline_batches + seen) / 2)
+        faded = self.pipeline_batches + forget * (seen - self.pipeline_batches)
+        self.pipeline_batches = max(seen, faded)
         self._ratios = [*self._ratios, measured / max(estimate.total, 1)][-_EPOCHS:]
         self._measured_up_to = max(self._measured_up_to, estimate.total)
 

@@ -46,6 +46,16 @@ def test_a_peak_above_the_estimate_counts_at_once_and_fades_slowly():
     assert before < budget.predict(step(100)) < after
 
 
+def test_who_forgets_less_stays_careful_for_longer():
+    quick, slow = Budget("64MB"), Budget("64MB")
+    for budget, forget in ((quick, 0.5), (slow, 0.1)):
+        budget.observe(step(100), step(100).total + 20 * step(100).inputs, forget)
+        for _ in range(4):
+            budget.observe(step(100), step(100).total, forget)
+    assert slow.pipeline_batches == pytest.approx(20 * 0.9**4)
+    assert largest(slow) < largest(quick)
+
+
 def test_a_peak_far_under_the_estimate_is_not_carried_to_much_larger_steps():
     budget = Budget("64MB")
     budget.pipeline_batches = 0.0
