@@ -28,9 +28,6 @@ from keras_dynhp.rebuild.release import release_variable
 
 __all__ = ["DynHPClient"]
 
-# A round may have few steps: that none of them was unlucky with memory says little.
-_FORGET = 0.1
-
 
 class DynHPClient:
     """Trains the network that a `DynHPStrategy` sends, on data that stays where it is.
@@ -100,7 +97,7 @@ class DynHPClient:
                 )
         self.build_model = build_model
         self.data = data
-        self.budget = None if budget is None else Budget(budget)
+        self.budget = None if budget is None else Budget(budget, pipeline=False)
         self.batch_size = batch_size
         self.epochs = epochs
         self.callbacks = list(callbacks)
@@ -236,7 +233,7 @@ class DynHPClient:
         peak = max(0, measure.peak_bytes() - self._others) if tells else 0
         if tells and self.budget is not None:
             estimate = StepMemory(model, optimizer, pruning=True).at(batch_size)
-            self.budget.observe(estimate, peak, forget=_FORGET)
+            self.budget.observe(estimate, peak)
         return peak
 
 

@@ -46,7 +46,7 @@ def widths_that_fit(
         return [max(1, width * share // _SHARES) for width in widths]
 
     def fits(share: int) -> bool:
-        return _needed(layout, whole, at(share), budget, model, batch_size) <= budget.limit
+        return _needed(layout, whole, at(share), budget, model, batch_size) <= budget.usable
 
     if fits(_SHARES):
         return widths
@@ -56,12 +56,12 @@ def widths_that_fit(
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low == 0:
         needed = _needed(layout, whole, at(0), budget, model, batch_size)
-        if needed > budget.limit:
+        if needed > budget.usable:
             raise BudgetError(
                 f"With one neuron in each group, a batch of {batch_size} needs {needed} bytes of "
-                f"memory, and the budget is {budget.limit}.",
+                f"memory, and the budget is {budget.described}.",
                 needed,
-                budget.limit,
+                budget.usable,
             )
     return at(low)
 

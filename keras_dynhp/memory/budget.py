@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 
 from keras_dynhp.errors import BudgetError
@@ -30,6 +32,8 @@ LUCK = 0.8
 # Epochs of which the unluckiest counts, and how far beyond what was measured it is trusted.
 _EPOCHS = 3
 _REACH = 2
+# ... where an epoch is a client's round: that none of its few steps was unlucky says little.
+_ROUNDS = 10
 
 
 class Budget:
@@ -44,26 +48,30 @@ class Budget:
 
     Args:
         limit: bytes, or a string such as `"4MB"`.
+        pipeline: whether what exceeds an estimate are batches that wait in an input pipeline. If
+            not, they are cut when they are needed, and it is the step itself that takes so much
+            more than estimated: the unluckiest of the last ten rounds counts.
     """
 
-    def __init__(self, limit: int | str):
+    def __init__(self, limit: int | str, pipeline: bool = True):
         self.limit = parse_size(limit)
         self.pipeline_batches = PIPELINE_BATCHES
+        self._pipeline = pipeline
         self._ratios: list[float] = []
         self._measured_up_to = 0
 
-    def observe(self, estimate: MemoryEstimate, measured: int, forget: float = 0.5) -> None:
-        """Learn from an epoch.
+    @property
+    def usable(self) -> int:
+        """Bytes to plan with: the limit, or what can be had of a pool that may not grow."""
+        return int(min(self.limit, POOL_SHARE * (measure.hard_limit() or math.inf)))
 
-        Args:
-            estimate: of a step.
-            measured: the peak, in bytes.
-            forget: how much of what earlier epochs showed is given up where this one needed less.
-        """
-        seen = max(0.0, (measured - estimate.total) / max(estimate.inputs, 1))
-        faded = self.pipeline_batches + forget * (seen - self.pipeline_batches)
-        self.pipeline_batches = max(seen, faded)
-        self._ratios = [*self._ratios, measured / max(estimate.total, 1)][-_EPOCHS:]
+    def observe(self, estimate: MemoryEstimate, measured: int) -> None:
+        """Learn from an epoch: what was estimated, and the peak that was measured, in bytes."""
+        if self._pipeline:
+            seen = max(0.0, (measured - estimate.total) / max(estimate.inputs, 1))
+            self.pipeline_batches = max(seen, (self.pipeline_batches + seen) / 2)
+        count = _EPOCHS if self._pipeline else _ROUNDS
+        self._ratios = [*self._ratios, measured / max(estimate.total, 1)][-count:]
         self._measured_up_to = max(self._measured_up_to, estimate.total)
 
     def predict(self, estimate: MemoryEstimate) -> int:
@@ -72,12 +80,14 @@ class Budget:
         if estimate.total <= _REACH * self._measured_up_to:
             known = min(1.0, max(self._ratios) / LUCK)
         waiting = max(self.pipeline_batches, known * FEWEST_BATCHES)
+        if not self._pipeline:
+            known = max([known, *self._ratios])
         return int(MARGIN * (known * estimate.total + waiting * estimate.inputs)) + 1
 
     def largest_batch(self, model: keras.Model, optimizer=None, maximum: int | None = None) -> int:
         """The largest batch that fits; 0 if none does."""
         memory = StepMemory(model, optimizer, pruning=True)
-        usable = min(self.limit, POOL_SHARE * (measure.hard_limit() or self.limit / POOL_SHARE))
+        usable = self.usable
         return largest_that(lambda batch: self.predict(memory.at(batch)) <= usable, maximum)
 
     def check(self, model: keras.Model, optimizer=None, smallest: int = 1) -> None:
@@ -88,7 +98,8 @@ class Budget:
         """
         estimate = StepMemory(model, optimizer, pruning=True).at(smallest)
         needed = self.predict(estimate)
-        if needed <= self.limit:
+        usable = self.usable
+        if needed <= usable:
             return
         largest, size = max(
             ((name, n) for name, n in estimate.to_dict().items() if name != "total"),
@@ -96,12 +107,20 @@ class Budget:
         )
         raise BudgetError(
             f"Training {model.name!r} with a batch of {smallest} needs {format_size(needed)} "
-            f"({needed} bytes), and the budget is {format_size(self.limit)} ({self.limit} bytes). "
+            f"({needed} bytes), and the budget is {self.described}. "
             f"The largest part is {largest} ({format_size(size)}). A budget of {needed} bytes "
             "would fit; so would a smaller network or an optimizer with fewer slots.",
             needed,
-            self.limit,
+            usable,
         )
+
+    @property
+    def described(self) -> str:
+        """The budget in words."""
+        text = f"{format_size(self.limit)} ({self.limit} bytes)"
+        if self.usable < self.limit:
+            text += f", of which {self.usable} can be had: TensorFlow's allocator is capped"
+        return text
 
     def get_state(self) -> dict:
         """What a resumed run needs to know, as plain values."""

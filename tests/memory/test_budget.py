@@ -10,6 +10,7 @@ from keras import layers as L
 
 from keras_dynhp.errors import BudgetError
 from keras_dynhp.memory import Budget, MemoryEstimate, estimate_memory
+from keras_dynhp.memory.budget import MARGIN, PIPELINE_BATCHES
 from keras_dynhp.memory.estimate import largest_that
 
 
@@ -46,14 +47,25 @@ def test_a_peak_above_the_estimate_counts_at_once_and_fades_slowly():
     assert before < budget.predict(step(100)) < after
 
 
-def test_who_forgets_less_stays_careful_for_longer():
-    quick, slow = Budget("64MB"), Budget("64MB")
-    for budget, forget in ((quick, 0.5), (slow, 0.1)):
-        budget.observe(step(100), step(100).total + 20 * step(100).inputs, forget)
-        for _ in range(4):
-            budget.observe(step(100), step(100).total, forget)
-    assert slow.pipeline_batches == pytest.approx(20 * 0.9**4)
-    assert largest(slow) < largest(quick)
+def test_without_a_pipeline_the_step_itself_takes_more():
+    """What a tiny batch exceeded its estimate by isn't taken for hundreds of waiting batches."""
+    budget, piped = Budget("64MB", pipeline=False), Budget("64MB")
+    for each in (budget, piped):
+        each.observe(step(1), int(1.3 * step(1).total))
+        for _ in range(5):
+            each.observe(step(1), step(1).total)
+    assert budget.predict(step(100)) == pytest.approx(
+        MARGIN * (1.3 * step(100).total + PIPELINE_BATCHES * step(100).inputs), rel=1e-6
+    )
+    # The unluckiest of the last ten rounds counts, and then no longer.
+    for _ in range(10):
+        budget.observe(step(1), step(1).total)
+    assert budget.predict(step(100)) == pytest.approx(
+        MARGIN * (step(100).total + PIPELINE_BATCHES * step(100).inputs), rel=1e-6
+    )
+    again = Budget("64MB", pipeline=False)
+    again.set_state(json.loads(json.dumps(budget.get_state())))
+    assert again.predict(step(50)) == budget.predict(step(50))
 
 
 def test_a_peak_far_under_the_estimate_is_not_carried_to_much_larger_steps():

@@ -41,6 +41,23 @@ from tests.memory.test_budget import model
 assert measure.hard_limit() == 16 << 20
 built = model()
 capped = Budget("16MB").largest_batch(built)
+
+# What fits the budget but not what can be had of the pool is refused, rather than a batch of 0.
+from keras_dynhp import BudgetError
+from keras_dynhp.memory.estimate import StepMemory
+
+widths = range(500, 2000, 50)
+needs = {width: Budget("16MB").predict(StepMemory(model(width)).at(1)) for width in widths}
+width = next(w for w in widths if POOL_SHARE * (16 << 20) < needs[w] < 16 << 20)
+assert Budget("16MB").largest_batch(model(width)) == 0
+try:
+    Budget("16MB").check(model(width))
+except BudgetError as error:
+    assert error.given == Budget("16MB").usable < error.needed == needs[width]
+    assert "allocator is capped" in str(error)
+else:
+    raise AssertionError("not refused")
+
 import os
 del os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"]
 assert measure.hard_limit() is None
