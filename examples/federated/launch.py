@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 _PATIENCE = 60.0  # seconds for a program to begin or to end
+_PORTS = set(range(20000, 32000))  # those that `free_port` hasn't given to anybody
 
 
 class Federation:
@@ -151,7 +153,14 @@ class Federation:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port of the loopback that nobody listens on.
+
+    Below those that systems give to outgoing connections (from 32768 or 49152 on): between here and
+    the program that is to listen on it, nothing else takes it by chance.
+    """
+    for port in random.sample(sorted(_PORTS), 1000):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            _PORTS.remove(port)  # whoever asked listens later
+            return port
+    raise OSError("None of a thousand ports from 20000 to 32000 is free on 127.0.0.1.")

@@ -87,6 +87,7 @@ class DynHPClient:
         for name, value in (("batch_size", batch_size), ("epochs", epochs)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+        callbacks = keras.tree.flatten(callbacks)
         for callback in callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise TypeError(f"`callbacks` must be Keras callbacks. Received: {callback!r}")
@@ -100,7 +101,7 @@ class DynHPClient:
         self.budget = None if budget is None else Budget(budget, pipeline=False)
         self.batch_size = batch_size
         self.epochs = epochs
-        self.callbacks = list(callbacks)
+        self.callbacks = callbacks
         self._others = 0
 
     def query(self, message: Message, context: Context) -> Message:

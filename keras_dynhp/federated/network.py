@@ -56,9 +56,7 @@ class GlobalNetwork:
     @property
     def on_target(self) -> bool:
         """Whether the network is small enough."""
-        sizes = np.array([group.size for group in self.live.groups], float)
-        goals = self.goals.at(self.live.groups, 1.0)
-        return all(resource.value(sizes) <= goal for resource, goal in goals)
+        return not self.goals.missed(self.groups)
 
     def part_for(self, widths: list[int]) -> np.ndarray:
         """The neurons worth most of every group, as many as `widths` allows."""

@@ -108,8 +108,8 @@ class Budget:
         raise BudgetError(
             f"Training {model.name!r} with a batch of {smallest} needs {format_size(needed)} "
             f"({needed} bytes), and the budget is {self.described}. "
-            f"The largest part is {largest} ({format_size(size)}). A budget of {needed} bytes "
-            "would fit; so would a smaller network or an optimizer with fewer slots.",
+            f"The largest part is {largest} ({format_size(size)}). {self.remedy(needed)}; so "
+            "would a smaller network or an optimizer with fewer slots.",
             needed,
             usable,
         )
@@ -121,6 +121,13 @@ class Budget:
         if self.usable < self.limit:
             text += f", of which {self.usable} can be had: TensorFlow's allocator is capped"
         return text
+
+    def remedy(self, needed: int) -> str:
+        """What budget, or what cap of the allocator, would hold so many bytes."""
+        if self.usable == self.limit:
+            return f"A budget of {needed} bytes would fit"
+        pool = math.ceil(needed / POOL_SHARE)
+        return f"A budget of {needed} bytes in an allocator with {pool} bytes would fit"
 
     def get_state(self) -> dict:
         """What a resumed run needs to know, as plain values."""

@@ -110,9 +110,7 @@ class Engine:
 
     def missed(self) -> dict[str, tuple[float, float]]:
         """By resource: what the network has now and the most it may have, where it has more."""
-        sizes = np.array([group.size for group in self.groups], float)
-        figures = {r.name: (r.value(sizes), goal) for r, goal in self.goals.at(self.groups, 1.0)}
-        return {name: (now, goal) for name, (now, goal) in figures.items() if now > goal}
+        return self.goals.missed(self.groups)
 
     @property
     def on_target(self) -> bool:

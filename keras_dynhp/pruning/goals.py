@@ -58,6 +58,12 @@ class Goals:
             for name in self._names
         ]
 
+    def missed(self, groups: ChannelGroups) -> dict[str, tuple[float, float]]:
+        """By resource: what the network has now and the most it may have, where it has more."""
+        sizes = np.array([group.size for group in groups], float)
+        figures = {r.name: (r.value(sizes), goal) for r, goal in self.at(groups, 1.0)}
+        return {name: (now, goal) for name, (now, goal) in figures.items() if now > goal}
+
     def correct(self, groups: ChannelGroups, measured: Mapping[str, float]) -> None:
         """Lower the limits of what was estimated too low.
 

@@ -34,6 +34,8 @@ for ask in (measure.current_bytes, measure.peak_bytes, measure.reset_peak):
 
 
 CAPPED = """
+import math
+
 import keras
 from keras_dynhp.memory import Budget, measure
 from keras_dynhp.memory.budget import POOL_SHARE
@@ -46,7 +48,6 @@ capped = Budget("16MB").largest_batch(built)
 # What fits the budget but not what can be had of the pool is refused, rather than a batch of 0.
 from keras_dynhp import BudgetError
 from keras_dynhp.memory.estimate import StepMemory
-
 
 
 def wide(channels):
@@ -66,6 +67,7 @@ try:
 except BudgetError as error:
     assert error.given == Budget("16MB").usable < error.needed == needs[channels]
     assert "allocator is capped" in str(error)
+    assert f"in an allocator with {math.ceil(error.needed / POOL_SHARE)} bytes" in str(error)
 else:
     raise AssertionError("not refused")
 
