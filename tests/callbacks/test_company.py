@@ -78,7 +78,7 @@ def test_a_callback_list_of_the_user():
 
 def test_it_concludes_on_the_network_that_the_others_leave(monkeypatch, tmp_path):
     proven = []
-    monkeypatch.setattr(DeviceProof, "end", lambda self, model: proven.append(weights(model)))
+    monkeypatch.setattr(DeviceProof, "end", lambda self, model, _: proven.append(weights(model)))
 
     def weights(model):
         return [variable.numpy() for variable in model.weights]
