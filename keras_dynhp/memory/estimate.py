@@ -14,15 +14,17 @@ from keras_dynhp.memory.executor import Program, worst
 from keras_dynhp.memory.kernels import write_call
 from keras_dynhp.memory.kernels.registry import Step, size_of
 from keras_dynhp.memory.machine import Machine
-from keras_dynhp.memory.slack import counted
+from keras_dynhp.memory.slack import counted, counted_at_worst
 from keras_dynhp.memory.tape import Size, Tensor, itemsize
 from keras_dynhp.memory.updates import slot_bytes, write_updates
 from keras_dynhp.sizes import format_size
 
 # A step differs from its estimate by a few percent either way: kept on the safe side.
 _MARGIN = 1.13
-# Orders of the kernels that are looked at, and the batch for which their times are taken.
+# Orders of the kernels that are looked at, those among which an unlucky step is sought, and the
+# batch for which their times are taken.
 _ORDERS = 6
+_MANY_ORDERS = 24
 _TYPICAL_BATCH = 64
 # Slack is worked out at these batch sizes and interpolated between them.
 _FIRST_POINT, _POINT_RATIO = 2, 4
@@ -185,8 +187,9 @@ class StepMemory:
         self._activations = _sum(step.tape.kept())
         program = Program(step.tape.kernels, list(step.tape.variables.values()), fed)
         self._schedules = self._orders(program)
-        self._moments = worst([m for schedule in self._schedules for m in schedule.moments])
-        self._slack: dict[int, int] = {}
+        usual = self._schedules[:_ORDERS]
+        self._moments = worst([m for schedule in usual for m in schedule.moments])
+        self._slack: dict[int, tuple[float, ...]] = {}
 
     def at(self, batch_size: int) -> MemoryEstimate:
         """The estimate at a batch size."""
@@ -207,36 +210,40 @@ class StepMemory:
         threads = self._machine.threads
         draw = random.Random(0)
         schedules = [program.schedule(1, _TYPICAL_BATCH), program.schedule(threads, _TYPICAL_BATCH)]
-        while len(schedules) < _ORDERS and threads > 1:
+        while len(schedules) < _MANY_ORDERS and threads > 1:
             schedules.append(program.schedule(threads, _TYPICAL_BATCH, draw))
         return schedules
 
     def _total(self, batch: int) -> int:
-        return int(_MARGIN * (self._asked(batch) + self._interpolated_slack(batch)))
+        asked, (usual, unlucky) = self._asked(batch), self._interpolated_slack(batch)
+        return int(max(_MARGIN * (asked + usual), asked + unlucky))
 
     def _asked(self, batch: int) -> int:
         return sum(self._slots) + max(moment.at(batch) for moment in self._moments)
 
-    def _interpolated_slack(self, batch: int) -> float:
+    def _interpolated_slack(self, batch: int) -> tuple[float, ...]:
         """Between two points in proportion; it never shrinks as the batch grows."""
         below, above = 0, _FIRST_POINT
         while above < batch:
             below, above = above, above * _POINT_RATIO
         if above == batch or not below:
             return self._slack_at(above)
-        low, high = self._slack_at(below), self._slack_at(above)
-        return low + (high - low) * (batch - below) / (above - below)
+        share = (batch - below) / (above - below)
+        pairs = zip(self._slack_at(below), self._slack_at(above))
+        return tuple(low + (high - low) * share for low, high in pairs)
 
-    def _slack_at(self, point: int) -> int:
-        """The slack at a point, or at a smaller one if it is larger there."""
+    def _slack_at(self, point: int) -> tuple[float, ...]:
+        """The slack of usual and of unlucky steps; that of a smaller point where it is larger."""
         if point not in self._slack:
             asked = self._asked(point)
             resident = [*self._weights, *self._slots]
-            most = max(0, counted(self._schedules, resident, point, asked) - asked)
+            usual = counted(self._schedules[:_ORDERS], resident, point, asked)
+            unlucky = counted_at_worst(self._schedules, resident, point, asked)
+            most: tuple[float, ...] = (max(0, usual - asked), max(0, unlucky - asked))
             smaller = point // _POINT_RATIO
             # A block is never twice as large as what was asked for.
-            if smaller >= _FIRST_POINT and self._asked(smaller) > most:
-                most = max(most, self._slack_at(smaller))
+            if smaller >= _FIRST_POINT and self._asked(smaller) > min(most):
+                most = tuple(max(pair) for pair in zip(most, self._slack_at(smaller)))
             self._slack[point] = most
         return self._slack[point]
 
