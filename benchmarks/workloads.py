@@ -47,6 +47,11 @@ class Workload:
         inputs = ", inputs pruned" if self.prune_inputs else ""
         return f"{self.dataset}, {self.network}, {size}{inputs}, {self.epochs} epochs"
 
+    def trains_like(self, other: Workload, goals: tuple[str, ...]) -> bool:
+        """Whether a method that of all goals knows only these is run alike on both rows."""
+        known = ("dataset", "network", "epochs", "batch_size", *goals)
+        return all(getattr(self, name) == getattr(other, name) for name in known)
+
     @property
     def must(self) -> str:
         """What DynHP must reach, in words."""

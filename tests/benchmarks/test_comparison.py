@@ -50,6 +50,18 @@ def test_a_run_is_found_again_after_a_restart(store):
         assert again.find(other) is None
 
 
+def test_rows_share_the_runs_of_a_method_that_knows_nothing_of_what_differs(store):
+    with_inputs, smaller = "fashion_lenet300_inputs_10x", "fashion_lenet300_inputs_20x"
+    for row, method in ((with_inputs, "dense"), (smaller, "dense"), (with_inputs, "static")):
+        job = Job(row, method, 1, 20)
+        assert store.get(job)["accuracy"] == values(store.records, ROW, method, "accuracy")[1]
+        assert store.find(job)["row"] == row
+    assert store._of_another_row(Job(smaller, "static", 1, 20)) is None
+    assert store._of_another_row(Job(with_inputs, "dynhp", 1, 20)) is None
+    assert store._of_another_row(Job("mnist_lenet300_10x", "dense", 1, 20)) is None
+    assert store._of_another_row(Job(with_inputs, "dense", 1, 20, cap_mb=64)) is None
+
+
 def test_only_whole_runs_are_compared(store):
     assert all(is_whole(r, "test") for r in store.records)
     for change in ({"split": "validation"}, {"epochs": 1}, {"cap_mb": 64}, {"batch_size": 7}):
