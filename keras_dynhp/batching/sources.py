@@ -30,7 +30,7 @@ class Source(Protocol):
         """Whether `steps` is exact; where it is not, an epoch ends when its data end."""
 
     def dataset(self, batch_size: int) -> tf.data.Dataset:
-        """The batches of the epoch that begins now; to be iterated once."""
+        """The batches of the epoch that begins now."""
 
     def end_epoch(self, batch_size: int) -> tuple[int, bool]:
         """Take note that an epoch ended: the steps it had, and whether its data were all there."""
@@ -103,6 +103,7 @@ class StreamSource:
         self.batch_size = int(_rows(first))
         self.num_samples = None
         self._batches: int | None = None  # in the last whole epoch
+        self._made: tuple[int, tf.data.Dataset] | None = None
         self._epochs = 0
         with tf.device("CPU:0"):
             self._counts = tf.Variable([0, 0], dtype="int64", trainable=False, name="seen")
@@ -126,7 +127,15 @@ class StreamSource:
 
     def dataset(self, batch_size: int) -> tf.data.Dataset:
         self._counts.assign([0, 0])
-        batches = _counted(self._read(), self._counts)
+        read = self._read()
+        if read is not self._dataset:  # what is left of an iterator: of use once
+            return self._prepared(read, batch_size)
+        if self._made is None or self._made[0] != batch_size:
+            self._made = (batch_size, self._prepared(read, batch_size))
+        return self._made[1]
+
+    def _prepared(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        batches = _counted(batches, self._counts)
         if batch_size != self.batch_size:
             batches = _rebatch(batches, batch_size)
         if not self._reads_ahead:

@@ -106,6 +106,7 @@ class DynHP(PruneAndRebuild):
                 '"4MB", or use batch_size="dynamic".'
             )
         self._data: FitData | None = None
+        self._step: tuple[list, StepMemory] | None = None  # and the shapes it was written for
         self._peak: int | None = None  # of the running epoch, in bytes
         self._unclear = False  # ... whose peak can't be told from loading data
         self._foreign = 0  # bytes that are not the training's: data, other models
@@ -114,7 +115,7 @@ class DynHP(PruneAndRebuild):
     # ---- Keras's calls -----------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
-        self._has_begun = False
+        self._has_begun, self._step = False, None
         self._find_foreign()
         super().on_train_begin(logs)
         self._has_garbage = not self.on_target
@@ -134,8 +135,7 @@ class DynHP(PruneAndRebuild):
         if self._has_begun:
             self._tidy()
         on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
-        memory = StepMemory(self.model, self.model.optimizer, pruning=True)
-        self._estimate = memory.at(on_one_replica)
+        self._estimate = self._step_memory().at(on_one_replica)
         self._moments = read_moments(self.model.optimizer)
         self._peak, self._unclear = None, False
         if measure.is_available():
@@ -194,7 +194,14 @@ class DynHP(PruneAndRebuild):
         """The largest batch that fits: each replica has the budget, and its part of the batch."""
         replicas = self._data.num_replicas
         most = -(-(self._data.num_samples or 2**20) // replicas)
-        return replicas * self.budget.largest_batch(self.model, self.model.optimizer, most)
+        return replicas * self.budget.largest_of(self._step_memory(), most)
+
+    def _step_memory(self) -> StepMemory:
+        """Of the model as it is now: written down anew only where shapes have changed."""
+        shapes = [tuple(variable.shape) for variable in self.model.variables]
+        if self._step is None or self._step[0] != shapes:
+            self._step = (shapes, StepMemory(self.model, self.model.optimizer, pruning=True))
+        return self._step[1]
 
     def _choose_batch(self, logs: dict, variance: float | None) -> None:
         before = self._data.batch_size

@@ -86,7 +86,10 @@ class Budget:
 
     def largest_batch(self, model: keras.Model, optimizer=None, maximum: int | None = None) -> int:
         """The largest batch that fits; 0 if none does."""
-        memory = StepMemory(model, optimizer, pruning=True)
+        return self.largest_of(StepMemory(model, optimizer, pruning=True), maximum)
+
+    def largest_of(self, memory: StepMemory, maximum: int | None = None) -> int:
+        """As `largest_batch`, of a step that is written down already."""
         usable = self.usable
         return largest_that(lambda batch: self.predict(memory.at(batch)) <= usable, maximum)
 

@@ -9,7 +9,10 @@ import tensorflow as tf
 from half_dead import EPOCHS, compare, data, live_params, network, optimizer, steps
 
 import keras_dynhp as dynhp
+from keras_dynhp.batching import data as batching_data
 from keras_dynhp.batching.data import FitData
+from keras_dynhp.batching.sources import StreamSource
+from keras_dynhp.callbacks import dynhp as callbacks_dynhp
 
 X, Y = data()
 VX, VY = X[:15] + 0.1, Y[:15]
@@ -328,3 +331,32 @@ def test_bad_models_are_refused_before_training(kind):
     if getattr(model, "optimizer", None) is not None:
         assert int(model.optimizer.iterations) == 0
         fit(model, [], epochs=1)
+
+
+def test_nothing_is_worked_out_anew_that_stays_as_it_was(monkeypatch):
+    """Every epoch needs an estimate and a pipeline; they change where shapes and batches do."""
+    written, piped, widths = [], [], []
+
+    class Counting(callbacks_dynhp.StepMemory):
+        def __init__(self, *args, **kwargs):
+            written.append(1)
+            super().__init__(*args, **kwargs)
+
+    class Counted(StreamSource):
+        def _prepared(self, batches, batch_size):
+            piped.append(batch_size)
+            return super()._prepared(batches, batch_size)
+
+    monkeypatch.setattr(callbacks_dynhp, "StepMemory", Counting)
+    monkeypatch.setattr(batching_data, "StreamSource", Counted)
+    model = make()
+    hp = dynhp.DynHP(target=dynhp.Target(compression=2), batch_size="fixed", budget="1GB")
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    count = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: widths.append(model.count_params())
+    )
+    fit(model, [hp, count], batches, None, epochs=10)
+    assert 1 < len(set(widths)) < 10
+    assert len(written) == len(set(widths))
+    # The first pipeline begins with the batch that was looked at to learn the batch size.
+    assert len(piped) <= 2
