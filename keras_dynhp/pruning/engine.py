@@ -81,8 +81,8 @@ class Engine:
         self.prune_inputs = prune_inputs
         self.round_to = round_to
         self.groups = find_groups(model, prune_inputs)
-        self.goals = Goals(self.groups, target)
-        self.goals.check(model, self.groups, round_to)
+        self.goals = Goals(self.groups, target, round_to)
+        self.goals.check(model, self.groups)
         self._meter: GateMeter | None = None
         self._trial: Fading | None = None
         self._acquitted: Originals = []  # weights of a trial that is over, to come back

@@ -32,13 +32,15 @@ class Goals:
     Args:
         groups: the channel groups of the full network.
         target: what the final network must satisfy.
+        round_to: widths end at multiples of this.
 
     Attributes:
         full: each limited resource of the full network.
         limits: the most that each may be in the end.
     """
 
-    def __init__(self, groups: ChannelGroups, target: Target):
+    def __init__(self, groups: ChannelGroups, target: Target, round_to: int = 1):
+        self._round_to = round_to
         wanted = {name for name, value in target.get_config().items() if value is not None}
         if "compression" in wanted:
             wanted.add("params")
@@ -49,7 +51,19 @@ class Goals:
         self.limits = {name: SAFETY.get(name, 1.0) * limit for name, limit in self._asked.items()}
 
     def at(self, groups: ChannelGroups, fraction: float) -> list[tuple[resources.Resource, float]]:
-        """What each resource may be at a fraction of the way, for the network as it is now."""
+        """What each resource may be at a fraction of the way, for the network as it is now.
+
+        What a device needs beside its tensors is estimated anew for every network, and may turn
+        out to be more than it was at first. Such a goal is then the least that can be had: when
+        training ends the real figures say whether that is enough.
+        """
+        least = smallest_widths(groups, self._round_to)
+        return [
+            (r, max(goal, r.value(least)) if r.name in SAFETY else goal)
+            for r, goal in self._wanted(groups, fraction)
+        ]
+
+    def _wanted(self, groups, fraction: float) -> list[tuple[resources.Resource, float]]:
         return [
             (
                 RESOURCES[name](groups),
@@ -61,7 +75,7 @@ class Goals:
     def missed(self, groups: ChannelGroups) -> dict[str, tuple[float, float]]:
         """By resource: what the network has now and the most it may have, where it has more."""
         sizes = np.array([group.size for group in groups], float)
-        figures = {r.name: (r.value(sizes), goal) for r, goal in self.at(groups, 1.0)}
+        figures = {r.name: (r.value(sizes), goal) for r, goal in self._wanted(groups, 1.0)}
         return {name: (now, goal) for name, (now, goal) in figures.items() if now > goal}
 
     def correct(self, groups: ChannelGroups, measured: Mapping[str, float]) -> None:
@@ -78,7 +92,7 @@ class Goals:
                 limit = CORRECTED * self._asked[name] * estimate / measured[name]
                 self.limits[name] = min(self.limits[name], limit)
 
-    def check(self, model: keras.Model, groups: ChannelGroups, round_to: int = 1) -> None:
+    def check(self, model: keras.Model, groups: ChannelGroups) -> None:
         """Raise before anything is changed if the target can't be reached.
 
         Raises:
@@ -87,8 +101,8 @@ class Goals:
         """
         if not len(groups):
             raise ValueError(f"Nothing in model {model.name!r} can be pruned:\n{groups}")
-        least = smallest_widths(groups, round_to)
-        for resource, goal in self.at(groups, 1.0):
+        least = smallest_widths(groups, self._round_to)
+        for resource, goal in self._wanted(groups, 1.0):
             floor = resource.value(least)
             if floor > goal:
                 raise Unreachable(

@@ -23,7 +23,6 @@ from keras_dynhp.export.tflite import check_model, export_tflite, named_refusal
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.fit import first_batch, running_fit
 from keras_dynhp.pruning.goals import Goals
-from keras_dynhp.pruning.selection import Unreachable
 
 # How often a network that misses is made smaller: each round knows the device's real figures.
 ROUNDS = 4
@@ -93,10 +92,10 @@ class DeviceProof:
                 self._measured_groups = network.groups
                 break
             network.goals.correct(network.groups, measured)
-            try:
-                removed += network.prune(1.0)
-            except Unreachable:
+            gone = network.prune(1.0)
+            if not gone:
                 break
+            removed += gone
         return removed
 
     def end(

@@ -105,6 +105,25 @@ def test_what_the_real_file_satisfies_is_not_called_missed():
     assert hp.report.device["flash_bytes"] <= 16 * 1024
 
 
+@pytest.mark.parametrize("name", ["flash", "ram"])
+def test_an_estimate_that_rises_on_the_way_does_not_stop_training(name):
+    """What is always there is estimated anew for each network, and may exceed the goal then."""
+    hp = dynhp.PruneAndRebuild(dynhp.Target(**{name: "16KB"}), round_to=2)
+
+    class Rise(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                hp._engine.goals.limits[name] = 1.0
+
+    model = network()
+    model.fit(X, Y, epochs=6, verbose=0, callbacks=[hp, Rise()])
+    groups = hp._engine.groups
+    ((resource, least),) = hp._engine.goals.at(groups, 1.0)
+    assert resource.value([group.size for group in groups]) == least > 1.0
+    assert name in hp._engine.missed()
+    assert hp.report.device[f"{name}_bytes"] <= 16 * 1024
+
+
 def test_training_that_ends_too_early_says_by_how_much(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
