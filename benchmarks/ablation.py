@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from benchmarks import alternatives
 from benchmarks.job import Job
 from benchmarks.store import ROOT
-from benchmarks.tables import by_variant, written
+from benchmarks.tables import by_variant, made_by, written
 from benchmarks.training import accuracy, compiled
 from benchmarks.workloads import WORKLOADS
 from examples.datasets import DATASETS
@@ -149,9 +149,8 @@ def table(records: list[dict]) -> str:
         return f"{written(found, '{:.2f}')} ({len(found)})"
 
     titles = {name: variant.title for name, variant in VARIANTS.items()}
-    return (
-        "Validation accuracy in percent: mean ± standard deviation (seeds). Written by "
-        "`python -m benchmarks.ablation`.\n\n" + by_variant(records, list(WORKLOADS), titles, cell)
+    return "Validation accuracy in percent: mean ± standard deviation (seeds).\n\n" + by_variant(
+        records, list(WORKLOADS), titles, cell
     )
 
 
@@ -177,7 +176,8 @@ def main(argv):
                     writer = csv.DictWriter(file, COLUMNS)
                     writer.writeheader()
                     writer.writerows(records)
-    (path.parent / "ablation.md").write_text(table(records))
+    made = made_by("python -m benchmarks.ablation")
+    (path.parent / "ablation.md").write_text(f"{made}\n{table(records)}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from benchmarks.exactness import (
     randomize,
     spread,
 )
+from benchmarks.tables import made_by
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.rebuild.plan import plan_rebuild
 
@@ -230,7 +231,7 @@ def write_page(rows: list[dict], path: pathlib.Path) -> None:
     lines = [
         "# keras.applications",
         "",
-        "Written by `python -m benchmarks.applications`, whose first lines say how. *Prunable*:",
+        made_by("python -m benchmarks.applications") + "Its first lines say how. *Prunable*:",
         "the share of the parameters that lie in prunable groups. *Half masked*: the parameters",
         "left when a random half of every group has gone. *Error*: the largest difference between",
         "the rebuilt and the masked model, relative to the largest output, in float64.",

@@ -16,9 +16,10 @@ from benchmarks.job import Job
 from benchmarks.methods import METHODS
 from benchmarks.plots import plot_rows
 from benchmarks.store import ROOT, Store
-from benchmarks.tables import comparison, is_whole
+from benchmarks.tables import comparison, is_whole, made_by
 from benchmarks.workloads import WORKLOADS
 
+OTHERS = ("tf-keras", "tensorflow-model-optimization", "torch", "torch-pruning")
 FLAGS = flags.FLAGS
 flags.DEFINE_list("rows", list(WORKLOADS), "What to compare on.")
 flags.DEFINE_list("methods", list(METHODS), "What to compare.")
@@ -57,8 +58,9 @@ def main(argv):
                     logging.error("%s", error)
                     failed.append(f"{row} {method} seed {seed}")
     shown = [r for r in store.records if is_whole(r, FLAGS.split, FLAGS.epochs)]
-    (results / "compare.md").write_text(comparison(shown))
-    plot_rows(shown, results)
+    made = made_by("python -m benchmarks.compare", *OTHERS)
+    (results / "compare.md").write_text(f"{made}\n{comparison(shown)}")
+    plot_rows(shown, results, made.strip())
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}")
 

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from benchmarks.job import Job
 from benchmarks.store import ROOT, Store
-from benchmarks.tables import MB, markdown, values, written
+from benchmarks.tables import MB, made_by, markdown, values, written
 from benchmarks.workloads import WORKLOADS
 
 FASHION, MNIST, LENET_5 = "fashion_lenet300_10x", "mnist_lenet300_inputs_10x", "mnist_lenet5_20x"
@@ -167,7 +167,7 @@ def main(argv):
         if not enough:
             missed.append(name)
     table = markdown(["work", "must reach", "reached", "holds"], lines)
-    (results / "core.md").write_text(table)
+    (results / "core.md").write_text(f"{made_by('python -m benchmarks.core')}\n{table}")
     print(table)
     if missed:
         raise SystemExit(f"Not reached: {', '.join(missed)}")

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.device_runs import SUBJECTS, VARIANTS
-from benchmarks.tables import markdown
+from benchmarks.tables import made_by, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = flags.FLAGS
@@ -33,10 +33,11 @@ flags.DEFINE_string("results", str(ROOT / "benchmarks" / "results"), "The folder
 NPU = "ethos-u55-128"
 ROUNDS, REPEATS = 15, 40
 TINY = "tiny"
+DEVICE = ("ai-edge-litert", "tflite-micro", "ethos-u-vela", "tensorflow-model-optimization")
 
-_INTRODUCTION = """# On the device
-
-`python -m benchmarks.device_table`. Files are int8, arenas those of TensorFlow Lite Micro, cycles
+_TITLE = "# On the device\n\n"
+_INTRODUCTION = """
+Files are int8, arenas those of TensorFlow Lite Micro, cycles
 those of Vela, milliseconds those of LiteRT with XNNPACK on one thread (variants taking turns, the
 best of 15 medians of 40); accuracies are of the test data. TFMOT has as many weights that are not
 zero as the DynHP network it is named after; it zeroes kernels of Conv2D and Dense only, and no more
@@ -183,7 +184,8 @@ def contents(content: bytes) -> dict[str, int]:
 
 def page(records: dict[str, dict]) -> str:
     """The table, and for each DynHP row whether it reaches what it must."""
-    parts = [_INTRODUCTION]
+    made = made_by("python -m benchmarks.device_table", *DEVICE)
+    parts = [_TITLE, made, _INTRODUCTION]
     for network, variants in records.items():
         dense = variants["dense"]
         subject = SUBJECTS[network]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.tables import MB, markdown
+from benchmarks.tables import MB, made_by, markdown
 
 # Share of the rounds over which the last accuracies are averaged: single ones differ by half a
 # point.
@@ -19,7 +19,8 @@ def page(records: list[dict]) -> str:
         "Plain training of the full network under a cap of TensorFlow's allocator": caps(records),
         "Many clients, a tiny network, Flower's simulation engine": scale(records),
     }
-    return "\n".join(f"### {title}\n\n{table}" for title, table in tables.items() if table)
+    made = made_by("python -m benchmarks.federated", "flwr", "ray")
+    return made + "".join(f"\n### {title}\n\n{table}" for title, table in tables.items() if table)
 
 
 def accuracy(records: list[dict]) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from benchmarks.tables import markdown
+from benchmarks.tables import made_by, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (
@@ -296,7 +296,7 @@ def main(argv):
                 write(folder / "overhead.csv", records)
         lines += judge(row, records, FLAGS.epochs)
     table = markdown(["work", "must cost", "costs (median)", "of", "holds"], lines)
-    (folder / "overhead.md").write_text(table)
+    (folder / "overhead.md").write_text(f"{made_by('python -m benchmarks.overhead')}\n{table}")
     print(table)
 
 

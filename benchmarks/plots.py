@@ -18,7 +18,7 @@ AXES = (
 )
 
 
-def plot_rows(records: list[dict], folder: Path) -> None:
+def plot_rows(records: list[dict], folder: Path, made: str = "") -> None:
     """A PNG per data set and network, one curve per method through the sizes it was asked for."""
     import matplotlib
 
@@ -43,6 +43,7 @@ def plot_rows(records: list[dict], folder: Path) -> None:
             panel.grid(alpha=0.3)
         panels[0].set_ylabel("test accuracy, %")
         figure.suptitle(f"{dataset}, {network}")
+        figure.supxlabel(made, fontsize="x-small")
         lines, labels = panels[0].get_legend_handles_labels()
         figure.legend(lines, labels, loc="outside lower center", ncols=5)
         figure.set_layout_engine("constrained")

@@ -34,6 +34,7 @@ from benchmarks.exactness import (
     random_inputs,
 )
 from benchmarks.random_blocks import BLOCKS
+from benchmarks.tables import made_by
 from keras_dynhp.rebuild.masked import smaller_copy
 from keras_dynhp.rebuild.plan import plan_rebuild
 
@@ -187,6 +188,7 @@ def main() -> int:
         if done["graphs"] % PIECE == 0 or seed == last:
             done["blocks"] = dict(blocks.most_common())
             RESULTS.parent.mkdir(exist_ok=True)
+            done["made_by"] = made_by("python -m benchmarks.random_graphs").strip()
             RESULTS.write_text(json.dumps(done, indent=2) + "\n")
     print(
         f"{done['graphs']} graphs, {len(done['failed'])} failed, {done['groups']} groups, "

@@ -24,7 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from absl import app, flags
 
-from benchmarks.tables import by_variant
+from benchmarks.tables import by_variant, made_by
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COLUMNS = ("row", "variant", "seed", "accuracy", "training_accuracy", "widths")
@@ -312,8 +312,7 @@ def table(records: list[dict]) -> str:
     titles = {name: variant.title for name, variant in VARIANTS.items()}
     return (
         "Validation accuracy in percent: mean ± standard error (seeds; training accuracy in the "
-        "last epoch). Written by `python -m benchmarks.sketch`.\n\n"
-        + by_variant(records, list(ROWS), titles, cell)
+        "last epoch).\n\n" + by_variant(records, list(ROWS), titles, cell)
     )
 
 
@@ -340,7 +339,8 @@ def main(argv):
                 writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()
                 writer.writerows(records)
-    (RESULTS / "sketch.md").write_text(table(records))
+    made = made_by("python -m benchmarks.sketch", "numpy")
+    (RESULTS / "sketch.md").write_text(f"{made}\n{table(records)}")
 
 
 def _run(job) -> dict:

@@ -17,6 +17,8 @@ from keras import ops
 PRUNED, KEPT, NONE = "pruned", "kept", ""
 MAP, SEQUENCE, VECTOR = (6, 6, 8), (6, 8), (8,)
 VOLUME, TOKENS, MOVIE = (4, 4, 4, 8), "tokens", (3, 6, 6, 8)
+# Keras 3.12, the newest for Python 3.10, is without.
+HAS_ADAPTIVE_POOLING = hasattr(L, "AdaptiveAveragePooling2D")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +287,11 @@ family(
     ("GlobalAveragePooling2D", fresh(L.GlobalAveragePooling2D, keepdims=True)),
     ("GlobalMaxPooling2D", fresh(L.GlobalMaxPooling2D)),
     ("GlobalMaxPooling3D", fresh(L.GlobalMaxPooling3D), {"shape": VOLUME}),
-    ("AdaptiveAveragePooling2D", fresh(L.AdaptiveAveragePooling2D, 2)),
+    *(
+        [("AdaptiveAveragePooling2D", fresh(L.AdaptiveAveragePooling2D, 2))]
+        if HAS_ADAPTIVE_POOLING
+        else []
+    ),
     ("ZeroPadding1D", fresh(L.ZeroPadding1D), {"shape": SEQUENCE}),
     ("ZeroPadding2D", fresh(L.ZeroPadding2D)),
     ("Cropping2D", fresh(L.Cropping2D)),

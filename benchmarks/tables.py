@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
+from importlib import metadata
 
 import numpy as np
 
@@ -10,6 +13,17 @@ from benchmarks.methods import METHODS
 from benchmarks.workloads import WORKLOADS
 
 MB = 2**20
+
+
+def made_by(command: str, *packages: str) -> str:
+    """What made a table: a command, with which versions, and on how many cores."""
+    versions = [f"Python {platform.python_version()}"]
+    for name in ("tensorflow", "keras", *packages):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return f"Made by `{command}`: {', '.join(versions)}, {os.cpu_count()} cores.\n"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

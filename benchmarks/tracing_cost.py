@@ -18,6 +18,7 @@ import numpy as np
 from keras import layers as L
 
 import keras_dynhp as dynhp
+from benchmarks.tables import made_by
 from keras_dynhp.rebuild.plan import plan_rebuild
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -72,6 +73,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
         panel.plot(x, x * (y[-1] / x[-1]), "--", color="grey", label="linear")
         panel.set(xlabel=key, ylabel="seconds", title=f"{kind} stacks of residual blocks")
         panel.legend()
+    figure.supxlabel(made_by("python -m benchmarks.tracing_cost").strip(), fontsize="x-small")
     figure.savefig(path, dpi=120)
 
 

@@ -3,14 +3,17 @@
 import importlib.util
 from dataclasses import replace
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks.core import CAP_EPOCHS, CAP_MB, FASHION, ROWS, Runs
 from benchmarks.job import Job, learning_rate
 from benchmarks.methods import METHODS
 from benchmarks.plots import plot_rows
 from benchmarks.store import Store
-from benchmarks.tables import comparison, is_whole, share, values, written
+from benchmarks.tables import comparison, is_whole, made_by, share, values, written
 from benchmarks.workloads import WORKLOADS
 
 ROW = "fashion_lenet300_10x"
@@ -80,6 +83,13 @@ def test_the_table_has_a_line_for_every_method_that_was_run(store):
     line = next(line for line in text.splitlines() if METHODS["dynhp"].title in line)
     assert "90.50 ± 1.00" in line and "| 100.0 ± 0.0 | 10.0 ± 0.0 |" in line
     assert METHODS["tfmot"].title not in text
+
+
+def test_a_table_says_what_made_it():
+    text = made_by("python -m benchmarks.compare", "numpy", "no-such-package")
+    versions = f"tensorflow {tf.__version__}, keras {keras.__version__}, numpy {np.__version__}"
+    assert text.startswith("Made by `python -m benchmarks.compare`: Python 3.")
+    assert versions in text and "no-such-package" not in text
 
 
 def test_plots_are_written(store, tmp_path):
