@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -91,11 +93,17 @@ def test_states_that_are_inputs_keep_the_units():
     assert "gru" in {group.name for group in groups.kept}
 
 
-@pytest.mark.parametrize("use_gate", [False, True])
-def test_attention_between_two_sequences(use_gate):
+# Keras 3.12, the newest for Python 3.10, knows no gate and errs about this shape.
+HAS_GATE = "use_gate" in inspect.signature(L.MultiHeadAttention.__init__).parameters
+ONE_HOT_BINS = L.Discretization(bin_boundaries=[0.0], output_mode="one_hot")(keras.Input((1,)))
+BINS = "one_hot" if ONE_HOT_BINS.shape == (None, 2) else "int"
+
+
+@pytest.mark.parametrize("options", [{"use_gate": False}, {"use_gate": True}] if HAS_GATE else [{}])
+def test_attention_between_two_sequences(options):
     # Of equal lengths: Keras errs about the shape of other scores.
     one, other = keras.Input((4, 6)), keras.Input((4, 7))
-    layer = L.MultiHeadAttention(4, 3, value_dim=4, output_shape=8, use_gate=use_gate, name="mha")
+    layer = L.MultiHeadAttention(4, 3, value_dim=4, output_shape=8, **options, name="mha")
     x, scores = layer(L.Dense(6)(one), L.Dense(7)(other), return_attention_scores=True)
     outputs = [L.Dense(2)(x), L.Dense(2)(L.Permute((2, 3, 1))(scores))]
     found = check(keras.Model([one, other], outputs))
@@ -161,7 +169,7 @@ TEXTS = np.array([["one"], ["two"], ["three"], ["two"]])
         (L.TextVectorization(output_mode="multi_hot", pad_to_max_tokens=True, max_tokens=5),
          (1,), "string", TEXTS),
         (L.IntegerLookup(output_mode="one_hot"), (1,), "int64", np.array([[7], [3], [7], [9]])),
-        (L.Discretization(num_bins=4, output_mode="one_hot"), (1,), "float32",
+        (L.Discretization(num_bins=4, output_mode=BINS), (1,), "float32",
          np.array([[0.1], [1.0], [2.0], [5.0]], "float32")),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, L.Layer) else "",
