@@ -56,7 +56,10 @@ def test_configuration():
 
 
 def test_keeps_steps_masked_and_dtypes():
-    layer = NeuronMask(4, dtype="mixed_float16")
-    out = layer(keras.layers.Embedding(5, 4, mask_zero=True)(np.array([[1, 0]])))
+    steps = keras.layers.Embedding(5, 4, mask_zero=True)(np.array([[1, 0]]))
+    np.testing.assert_array_equal(NeuronMask(4)(steps)._keras_mask, [[True, False]])
+    out = NeuronMask(4, dtype="mixed_float16")(steps)
     assert out.dtype == "float16"
-    np.testing.assert_array_equal(out._keras_mask, [[True, False]])
+    # Keras 3.12 loses the mask of what it casts, whatever the layer.
+    plain = keras.layers.ReLU(dtype="mixed_float16")(steps)
+    assert hasattr(out, "_keras_mask") == hasattr(plain, "_keras_mask")
