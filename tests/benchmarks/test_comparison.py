@@ -25,6 +25,7 @@ def record(method, seed, accuracy=90.0, seconds=10.0, **more):
         **{"row": ROW, "method": method, "seed": seed, "epochs": workload.epochs},
         **{"split": "test", "batch_size": workload.batch_size, "cap_mb": None},
         **{"accuracy": accuracy, "seconds": seconds, "params": 1000, "nonzero": 1000, "macs": 900},
+        **{"int8_bytes": None},
         **{"first_memory": 100 * 2**20, "last_memory": 10 * 2**20, "mean_memory": 50 * 2**20},
         **{"peak_memory": 100 * 2**20, "last_batch_size": 128, **more},
     }
@@ -79,10 +80,19 @@ def test_means_spread_and_shares(store):
 
 def test_the_table_has_a_line_for_every_method_that_was_run(store):
     text = comparison(store.records)
-    assert WORKLOADS[ROW].goal in text and "89.4% test accuracy" in text
+    assert WORKLOADS[ROW].goal in text and "89.4% test accuracy: 90.50, reached." in text
     line = next(line for line in text.splitlines() if METHODS["dynhp"].title in line)
     assert "90.50 ± 1.00" in line and "| 100.0 ± 0.0 | 10.0 ± 0.0 |" in line
     assert METHODS["tfmot"].title not in text
+
+
+def test_a_table_says_what_is_missing():
+    row = "fashion_lenet5_20x"  # within 0.5 points of dense
+    dense = record("dense", 0, 92.0, row=row)
+    near, far = (record("dynhp", 0, accuracy, row=row) for accuracy in (91.5, 91.25))
+    assert "of dense: 91.50, reached." in comparison([dense, near])
+    assert "of dense: 91.25, **0.25 short**." in comparison([dense, far])
+    assert "of dense.\n" in comparison([near]) and "of dense.\n" in comparison([dense])
 
 
 def test_a_table_says_what_made_it():
