@@ -19,6 +19,7 @@ from benchmarks.store import ROOT, Store
 from benchmarks.tables import comparison, is_whole, made_by
 from benchmarks.workloads import WORKLOADS
 
+NOTE = "Means over the runs; seconds only of those that had the machine to themselves.\n"
 OTHERS = ("tf-keras", "tensorflow-model-optimization", "torch", "torch-pruning")
 FLAGS = flags.FLAGS
 flags.DEFINE_list("rows", list(WORKLOADS), "What to compare on.")
@@ -59,7 +60,7 @@ def main(argv):
                     failed.append(f"{row} {method} seed {seed}")
     shown = [r for r in store.records if is_whole(r, FLAGS.split, FLAGS.epochs)]
     made = made_by("python -m benchmarks.compare", *OTHERS)
-    (results / "compare.md").write_text(f"{made}\n{comparison(shown)}")
+    (results / "compare.md").write_text(f"{made}{NOTE}\n{comparison(shown)}")
     plot_rows(shown, results, made.strip())
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}")
