@@ -48,7 +48,8 @@ kernel has become (XNNPACK refuses a bias without them), LiteRT wants a zero poi
 every scale (equal vectors are stored once), and tensors, operators and buffers are tables whose
 number pruning does not change; the second table of each network has the bytes of each. Its last
 columns are the flash ratios if there were no such tables, and if there were neither scales nor zero
-points (as if all channels of all tensors shared one): no file can do better. Latency: a
+points (as if all channels of all tensors shared one). Tables there must be, so two files that are
+written alike can't exceed the last column. Latency: a
 call has a cost of its own, left out in brackets; and XNNPACK computes blocks of 16 channels here: a
 1x1 convolution of 25 x 10 x 64 int8 takes 2.3 microseconds for 1 and for 16 channels, 3.9 for 17 to
 32, 5.6 for 33 to 48, 7.2 for 64. Other processors have other blocks, so widths are not tuned to it.

@@ -55,6 +55,9 @@ def save_and_load(found, tmp_path):
         assert len(again.weights) == len(model.weights)  # masks are still shared
 
 
-@pytest.mark.skipif(not HAS_ADAPTIVE_POOLING, reason="the page is of a Keras that has all layers")
 def test_page_is_written():
-    assert PAGE.read_text() == page()
+    text = PAGE.read_text()
+    if not HAS_ADAPTIVE_POOLING:  # the page is of a Keras that has it
+        lines = text.splitlines(keepends=True)
+        text = "".join(line for line in lines if "AdaptiveAveragePooling2D" not in line)
+    assert text == page()

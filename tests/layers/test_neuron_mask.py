@@ -63,3 +63,5 @@ def test_keeps_steps_masked_and_dtypes():
     # Keras 3.12 loses the mask of what it casts, whatever the layer.
     plain = keras.layers.ReLU(dtype="mixed_float16")(steps)
     assert hasattr(out, "_keras_mask") == hasattr(plain, "_keras_mask")
+    if hasattr(plain, "_keras_mask"):
+        np.testing.assert_array_equal(out._keras_mask, [[True, False]])
