@@ -89,7 +89,9 @@ class TorchTrainer:
         self.x, self.y = self._tensors(data.x_train, data.y_train)
         self.x_test, self.y_test = self._tensors(data.x_test, data.y_test)
         torch.manual_seed(job.seed)
-        self.model = NETWORKS[job.workload.network](data.classes)
+        self.model = NETWORKS[job.workload.network](data.classes).to(
+            memory_format=torch.channels_last
+        )
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.seconds = 0.0
         self._random = np.random.default_rng(job.seed)
@@ -99,7 +101,9 @@ class TorchTrainer:
 
     @staticmethod
     def _tensors(x: np.ndarray, y: np.ndarray):
-        return torch.from_numpy(np.moveaxis(x, -1, 1).copy()), torch.from_numpy(y.astype("int64"))
+        # Channels stay last in memory, where PyTorch's convolutions are up to twice as fast.
+        images = torch.from_numpy(np.ascontiguousarray(x)).movedim(-1, 1)
+        return images, torch.from_numpy(y.astype("int64"))
 
     @property
     def example(self) -> torch.Tensor:
