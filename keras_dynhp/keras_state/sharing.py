@@ -38,7 +38,7 @@ def _look(model: keras.Model) -> list[tuple[str, str]]:
 
 def _own_graphs(model) -> list[keras.Model]:
     """The graphs that a Sequential makes for itself: that of now, and those before each change."""
-    if not isinstance(model, keras.Sequential):
+    if _graph_of_sequential(model) is None:
         return []
     layers = {id(layer) for layer in model.layers}
     tracked = [model._functional, *model._tracker.config["layers"][1]]
@@ -56,5 +56,14 @@ def _layers(model, without=None) -> Iterator[keras.layers.Layer]:
         if layer is not model:
             yield layer
         todo += getattr(layer, "_layers", [])
-        if isinstance(layer, keras.Sequential) and layer._functional is not None:
-            todo.append(layer._functional)
+        graph = _graph_of_sequential(layer)
+        if graph is not None:
+            todo.append(graph)
+
+
+def _graph_of_sequential(layer) -> keras.Model | None:
+    """None for other layers, for one not built yet, and for one whose constructor failed.
+
+    The last is an object all the same as long as somebody holds the error.
+    """
+    return getattr(layer, "_functional", None) if isinstance(layer, keras.Sequential) else None

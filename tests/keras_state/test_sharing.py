@@ -35,6 +35,13 @@ def test_a_model_that_nobody_holds(model):
     assert models_beside(model) == []
 
 
+def test_a_model_whose_constructor_failed(model):
+    with pytest.raises(ValueError) as error:
+        keras.Sequential([model.layers[0], L.Dense(3)], trainable="yes")
+    assert models_beside(model) == []
+    assert error.traceback  # which holds what there is of it
+
+
 def test_the_graphs_that_a_sequential_had_before_it_was_changed(model):
     last = model.layers[-1]
     model.pop()
