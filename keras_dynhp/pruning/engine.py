@@ -15,6 +15,7 @@ from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
 from keras_dynhp.pruning.averages import averages_of
+from keras_dynhp.pruning.dropout import weaken_dropout
 from keras_dynhp.pruning.fading import Fading, Originals, follow_rebuild, restore
 from keras_dynhp.pruning.following import follow, origins_of
 from keras_dynhp.pruning.gates import GateMeter
@@ -58,7 +59,8 @@ class Engine:
     interval they fade out of the network, and go on learning (soft pruning). At its end those that
     are still worth least are removed (hard pruning); the others come back as they were. What is
     removed has faded, so the rebuilt network computes what the validated one did. While the engine
-    watches, the learning rates of variables that have become smaller are larger (see `pace`).
+    watches, the learning rates of variables that have become smaller are larger (see `pace`), and
+    dropout is weaker where neurons have gone (see `dropout`).
 
     Args:
         model: the user's compiled model.
@@ -88,7 +90,7 @@ class Engine:
         self._acquitted: Originals = []  # weights of a trial that is over, to come back
         self._interval = 0  # how many updates the last pruning interval had
         self._began = 0  # ... and the optimizer's count at the beginning of this one
-        self._unhook: Callable | None = None
+        self._unhook: list[Callable[[], None]] = []
         self.optimizer = model.optimizer
         self._scores: dict[str, np.ndarray] = {}
         self._full_sizes = {group.name: group.size for group in self.groups}
@@ -339,9 +341,10 @@ class Engine:
             with scope_of(self.model):
                 meter = GateMeter(self.groups, optimizer, start=means, steps=steps)
         self._meter, trial, self.optimizer = meter, self._trial, optimizer
+        full = self._widths_before()
         shrunk = {
             variable_key(optimizer, entry.variable): factor
-            for key, factor in shrinkage(self.groups, self._widths_before()).items()
+            for key, factor in shrinkage(self.groups, full).items()
             if factor != 1 and (entry := self.groups.trace.variables.get(key))
         }
 
@@ -359,7 +362,8 @@ class Engine:
             return learning_rate_factor(leaf, factor)
 
         if meter is not None or trial is not None or shrunk:
-            self._unhook = hook_update_step(optimizer, before, after, pace)
+            self._unhook.append(hook_update_step(optimizer, before, after, pace))
+        self._unhook.append(weaken_dropout(self.groups, full))
         renew_train_step(self.model)
 
     def _widths_before(self) -> dict[str, float]:
@@ -376,6 +380,5 @@ class Engine:
         return {g.name: g.size * growth[self.origins[g.name][0]] for g in self.groups}
 
     def _disarm(self) -> None:
-        if self._unhook is not None:
-            self._unhook()
-            self._unhook = None
+        while self._unhook:
+            self._unhook.pop()()
