@@ -35,7 +35,9 @@ class PruneAndRebuild(keras.callbacks.Callback):
 
     At epoch ends, neurons that have been masked for an epoch and are still worth least are
     removed; the model object the user holds becomes the smaller network, with its weights and
-    optimizer state. `DynHP` is this with a memory budget and a batch size that follows it.
+    optimizer state. While it prunes, learning rates of what has become smaller are larger and
+    dropout is weaker, inside the training step: the optimizer and the layers keep the user's
+    values. `DynHP` is this with a memory budget and a batch size that follows it.
 
     Args:
         target: what the final network must satisfy; 4 times fewer parameters if None.

@@ -21,9 +21,10 @@ from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
 from keras_dynhp.memory import measure
 from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.estimate import StepMemory
+from keras_dynhp.pruning.dropout import weaken_dropout
 from keras_dynhp.pruning.fading import Fading
 from keras_dynhp.pruning.gates import GateMeter
-from keras_dynhp.pruning.pace import learning_rate_factor
+from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.rebuild.release import release_variable
 
 __all__ = ["DynHPClient"]
@@ -203,7 +204,8 @@ class DynHPClient:
         batches = Batches(*self.data, batch_size, seed=plan.number)
         stays = {name: ~mask for name, mask in live.by_group(plan.on_trial).items()}
         trial = Fading(live.groups, stays, optimizer, len(batches) * self.epochs)
-        times_smaller = live.shrinkage()
+        full = live.full_widths()
+        times_smaller = shrinkage(live.groups, full)
         shrunk = {
             variable_key(optimizer, v): times_smaller.get(id(v), 1.0)
             for v in model.trainable_variables
@@ -219,6 +221,7 @@ class DynHPClient:
             return learning_rate_factor(leaf, shrunk[variable_key(optimizer, variable)])
 
         unhook = hook_update_step(optimizer, before, after, pace)
+        give_back = weaken_dropout(live.groups, full)
         tells = measure.is_available()
         if tells:
             measure.reset_peak()
@@ -231,6 +234,7 @@ class DynHPClient:
             verbose=0,
         )
         unhook()
+        give_back()
         peak = max(0, measure.peak_bytes() - self._others) if tells else 0
         if tells and self.budget is not None:
             estimate = StepMemory(model, optimizer, pruning=True).at(batch_size)

@@ -10,7 +10,6 @@ from keras_dynhp.federated.layout import Layout
 from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import adopt
 from keras_dynhp.pruning.following import origins_of
-from keras_dynhp.pruning.pace import shrinkage
 from keras_dynhp.rebuild.clone import clone_model, transfers
 from keras_dynhp.rebuild.in_place import rebuild_in_place
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
@@ -91,16 +90,15 @@ class LiveNetwork:
         for variable, value in zip(self.variables, values):
             put_value(variable, value)
 
-    def shrinkage(self) -> dict[int, float]:
-        """For the id of each variable, how many times smaller it is than in the full network."""
+    def full_widths(self) -> dict[str, float]:
+        """For the name of each group, how many neurons it has in the full network."""
         first = {name: numbers[0] for name, numbers in self._numbers.items()}
         origin = {n: np.searchsorted(self.layout.offsets, i, "right") - 1 for n, i in first.items()}
         now = self.layout.widths(self.part)  # groups that were one have their shares of it
-        full = {
+        return {
             name: len(self._numbers[name]) * self.layout.sizes[number] / now[number]
             for name, number in origin.items()
         }
-        return shrinkage(self.groups, full)
 
     def by_group(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Values of the full network's neurons, for the groups of now, by their names."""

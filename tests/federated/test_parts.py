@@ -12,6 +12,7 @@ from keras_dynhp.federated.fitting import widths_that_fit
 from keras_dynhp.federated.layout import Layout
 from keras_dynhp.federated.live import LiveNetwork
 from keras_dynhp.memory.budget import Budget
+from keras_dynhp.pruning.pace import shrinkage
 
 
 def conv_net(filters=6):
@@ -60,7 +61,7 @@ def test_how_many_times_smaller_each_variable_is():
     part = live.layout.everything()
     part[[1, 4, 5, 6, 8, 10, 12]] = False  # 3 of 6 filters and 4 of 8 units
     live.shrink(part)
-    times = live.shrinkage()
+    times = shrinkage(live.groups, live.full_widths())
     found = [times.get(id(v), 1.0) for v in live.model.trainable_variables]
     # Kernel and bias of the convolution, scale and offset, kernel and bias of the two Dense.
     assert found == [2.0, 2.0, 2.0, 2.0, 4.0, 2.0, 2.0, 1.0]

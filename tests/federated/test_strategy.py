@@ -124,6 +124,38 @@ def test_callbacks_see_one_training_over_all_rounds(federation):
     np.testing.assert_allclose(rates, [0.01 / 2**n for n in range(1, 7)], rtol=1e-5)
 
 
+def test_dropout_grows_weaker_with_the_network(federation):
+    """What the clients' training steps drop, seen behind the layer."""
+    zeros, dropped = keras.metrics.Mean(), []
+
+    class Watch(keras.layers.Layer):
+        def call(self, x, training=False):
+            if training:
+                zeros.update_state(keras.ops.cast(x == 0.0, "float32"))
+            return x
+
+    dynhp.register_rule(Watch)(lambda call: call.inputs[0])
+
+    def build():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(400, "sigmoid"), keras.layers.Dropout(0.5), Watch()]
+        model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: zeros.reset_state(),
+        on_epoch_end=lambda *_: dropped.append(float(zeros.result())),
+    )
+    node = federation.Node(1, build=build, callbacks=[note])
+    model = build()
+    strategy = DynHPStrategy(model, dynhp.Target(compression=4), rounds=4)
+    strategy.start(federation.LocalGrid([node]))
+    assert model.layers[0].units < 110
+    assert dropped[0] == pytest.approx(0.5, abs=0.02)
+    assert dropped[-1] == pytest.approx(0.5 * model.layers[0].units / 400, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("callback", "error"), [(dynhp.DynHP(), ValueError), (lambda epoch: 0.1, TypeError)]
 )
