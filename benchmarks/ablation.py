@@ -44,11 +44,13 @@ class Variant:
         title: for the table.
         arguments: of the callback.
         parts: what replaces which name of which module while it runs.
+        dropout: of hidden neurons, which the networks of the comparison's rows do without.
     """
 
     title: str
     arguments: dict = field(default_factory=dict)
     parts: tuple[tuple[object, str, object], ...] = ()
+    dropout: float = 0.0
 
 
 def _cost_power(power: float) -> Callable:
@@ -91,6 +93,12 @@ VARIANTS = {
     "schedule_early": Variant("cubic, 0.1 to 0.3", {"schedule": schedules.Cubic(0.1, 0.3)}),
     "schedule_late": Variant("cubic, 0.1 to 0.7", {"schedule": schedules.Cubic(0.1, 0.7)}),
     "every_2": Variant("every second epoch", {"every": 2}),
+    "dropout": Variant("with 20% dropout, weaker as the network shrinks", dropout=0.2),
+    "dropout_kept": Variant(
+        "with 20% dropout, which stays as it is",
+        parts=((engine, "weaken_dropout", lambda groups, full: lambda: None),),
+        dropout=0.2,
+    ),
 }
 COLUMNS = ("row", "variant", "seed", "epochs", "accuracy", "params", "widths", "seconds")
 KEY = COLUMNS[:4]
@@ -102,7 +110,8 @@ def run(row: str, variant: str, seed: int, epochs: int) -> dict:
     job = Job(row, variant, seed, epochs, "validation")
     data, workload = DATASETS[job.workload.dataset]().validation(), job.workload
     keras.utils.set_random_seed(seed)
-    model = compiled(NETWORKS[workload.network](data.input_shape, data.classes))
+    network = NETWORKS[workload.network](data.input_shape, data.classes)
+    model = compiled(with_dropout(network, VARIANTS[variant].dropout))
     steps = -(-len(data.x_train) // workload.batch_size)
     model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
     target = Target(**workload.limits(count_macs(model)))
@@ -126,6 +135,18 @@ def run(row: str, variant: str, seed: int, epochs: int) -> dict:
         "widths": json.dumps(hp.report.epochs[-1]["widths"]),
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def with_dropout(network: keras.Sequential, rate: float) -> keras.Sequential:
+    """The network with dropout behind its hidden Dense layers."""
+    if not rate:
+        return network
+    layers = []
+    for layer in network.layers:
+        layers.append(layer)
+        if isinstance(layer, keras.layers.Dense) and layer is not network.layers[-1]:
+            layers.append(keras.layers.Dropout(rate))
+    return keras.Sequential([keras.Input(network.input_shape[1:]), *layers])
 
 
 @contextlib.contextmanager
