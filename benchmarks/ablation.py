@@ -110,8 +110,9 @@ def run(row: str, variant: str, seed: int, epochs: int) -> dict:
     job = Job(row, variant, seed, epochs, "validation")
     data, workload = DATASETS[job.workload.dataset]().validation(), job.workload
     keras.utils.set_random_seed(seed)
-    network = NETWORKS[workload.network](data.input_shape, data.classes)
-    model = compiled(with_dropout(network, VARIANTS[variant].dropout))
+    make = NETWORKS[workload.network]
+    dropout = VARIANTS[variant].dropout
+    model = compiled(with_dropout(make(data.input_shape, data.classes), dropout))
     steps = -(-len(data.x_train) // workload.batch_size)
     model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
     target = Target(**workload.limits(count_macs(model)))
