@@ -142,6 +142,10 @@ def with_dropout(network: keras.Sequential, rate: float) -> keras.Sequential:
     """The network with dropout behind its hidden Dense layers."""
     if not rate:
         return network
+    if not isinstance(network, keras.Sequential):
+        raise ValueError(
+            f"The variants with dropout are for Sequential networks. Received: {network.name!r}."
+        )
     layers = []
     for layer in network.layers:
         layers.append(layer)

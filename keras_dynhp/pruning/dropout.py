@@ -64,4 +64,6 @@ def _dropouts(functional: keras.Model) -> Iterator[tuple[keras.layers.Layer, ker
         if isinstance(node.operation, LAYERS):
             yield node.operation, ks.input_tensors(node)[0]
         elif isinstance(node.operation, keras.Model):
-            yield from _dropouts(ks.functional_of(node.operation))
+            inner = ks.functional_of(node.operation)
+            if inner is not None:  # not a subclassed one, into which nothing is followed
+                yield from _dropouts(inner)

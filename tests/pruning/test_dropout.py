@@ -40,6 +40,18 @@ def test_a_shared_layer_drops_as_its_widest_call_can_bear():
     assert layer is drop and share == 0.5
 
 
+def test_a_subclassed_model_inside_is_left_alone():
+    class Own(keras.Model):
+        def call(self, x):
+            return x * 2.0
+
+    inputs = keras.Input((4,))
+    x = L.Dropout(0.5)(L.Dense(6, name="a")(inputs))
+    model = keras.Model(inputs, Own()(L.Dense(3, name="b")(x)))
+    shares = surviving_shares(dynhp.find_groups(model), {"a": 12.0})
+    assert [share for _, share in shares] == [0.5]
+
+
 def dropped(layer, width=4000):
     return float(np.mean(np.asarray(layer(np.ones((50, width), "float32"), training=True)) == 0))
 
