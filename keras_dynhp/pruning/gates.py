@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from keras_dynhp.graph.groups import ChannelGroups
+from keras_dynhp.graph.groups import ChannelGroup, ChannelGroups, Place
 from keras_dynhp.keras_state.optimizer import variable_key
+
+
+def gate_places(group: ChannelGroup) -> list[Place]:
+    """Where a group's gates are read off: at its readers, or its makers if no weights read it."""
+    readers = [place for place in group.places if place.role == "in"]
+    makers = [place for place in group.places if place.role == "out"]
+    return list(readers or makers or group.places)
 
 
 class GateMeter:
@@ -32,9 +39,7 @@ class GateMeter:
         self._offsets = np.concatenate([[0], np.cumsum([group.size for group in groups])])
         self._places: dict[str, list[tuple[int, np.ndarray]]] = {}
         for offset, group in zip(self._offsets, groups):
-            readers = [p for p in group.places if p.role == "in"]
-            makers = [p for p in group.places if p.role == "out"]
-            for place in readers or makers or group.places:
+            for place in gate_places(group):
                 flat = np.where(place.index >= 0, place.index + offset, -1)
                 key = variable_key(optimizer, place.variable)
                 self._places.setdefault(key, []).append((place.axis, flat))
@@ -47,8 +52,8 @@ class GateMeter:
         self._steps = tf.Variable(float(steps), trainable=False, name="dynhp_gate_steps")
         self._seen: dict[str, set[str]] = {}
 
-    def read(self, key: str, gradient, variable, weights=None) -> list[tf.Tensor]:
-        """Inside the graph: add one variable's part; `weights`: if not what it holds.
+    def read(self, key: str, gradient, variable) -> list[tf.Tensor]:
+        """Inside the graph: add one variable's part.
 
         Returns:
             Small tensors, for which all that is large has been read.
@@ -57,8 +62,9 @@ class GateMeter:
         if key not in self._places:
             return []
         read = []
-        weights = tf.convert_to_tensor(variable) if weights is None else weights
-        product = tf.cast(weights * tf.convert_to_tensor(gradient), tf.float32)
+        product = tf.cast(
+            tf.convert_to_tensor(variable) * tf.convert_to_tensor(gradient), tf.float32
+        )
         for axis, flat in self._places[key]:
             others = [a for a in range(len(variable.shape)) if a != axis]
             along = tf.reduce_sum(product, others) if others else product

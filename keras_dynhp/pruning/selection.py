@@ -28,6 +28,7 @@ def select(
     scores: Mapping[str, np.ndarray],
     goals: Sequence[tuple[Resource, float]],
     round_to: int = 1,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Masks of the neurons that stay, true for each, such that every goal is met.
 
@@ -40,6 +41,7 @@ def select(
         scores: for each group's name, an array of shape `(size,)`, higher worth more.
         goals: pairs of a resource and the most it may be.
         round_to: widths end at multiples of this where the group is as wide.
+        masks: false for neurons that have gone already, for which scores mean nothing.
 
     Raises:
         Unreachable: with the smallest value that can be reached.
@@ -54,9 +56,11 @@ def select(
                 f"{floor:,.0f} are left. Ask for at least that, or print find_groups(model) to see "
                 "what can't be pruned and why."
             )
-    order = [np.argsort(scores[group.name], kind="stable") for group in groups]
+    if masks is None:
+        masks = {group.name: np.ones(group.size, bool) for group in groups}
+    order = [np.lexsort((scores[group.name], masks[group.name])) for group in groups]
     ranked = [np.concatenate([[0.0], np.cumsum(scores[g.name][o])]) for g, o in zip(groups, order)]
-    widths = sizes.copy()
+    widths = np.array([masks[group.name].sum() for group in groups], np.int64)
     full = {id(resource): resource.value(sizes) for resource, _ in goals}
     while not _met(goals, widths):
         cost = _cost(goals, widths, full)

@@ -39,7 +39,7 @@ def guarded(patience=1, schedule="cubic", max_drop=0.1, **options):
 
 def compiled(rate=0.01):
     model = network()
-    model.compile(keras.optimizers.Adam(rate), "mse")
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse")
     return model
 
 

@@ -9,6 +9,10 @@ import tensorflow as tf
 from keras import layers as L
 
 import keras_dynhp as dynhp
+from keras_dynhp.pruning import one_shot
+from keras_dynhp.pruning.one_shot import _Gates
+from keras_dynhp.rebuild.masked import smaller_copy
+from keras_dynhp.rebuild.plan import plan_rebuild
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(64, 6)).astype("float32")
@@ -89,25 +93,74 @@ def test_taylor_lets_go_of_what_the_loss_does_not_feel(trainable):
     )
 
 
-def test_taylor_beats_chance_on_a_trained_network():
+@pytest.fixture(scope="module")
+def digits():
+    """A trained network whose first layer's neurons cost more than the others', and its data."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = (x / 16.0).astype("float32")
     keras.utils.set_random_seed(0)
-    layers = [L.Dense(64, "relu"), L.Dense(32, "relu"), L.Dense(10)]
+    layers = [L.Dense(64, "relu"), L.Dense(128, "relu"), L.Dense(10)]
     model = keras.Sequential([keras.Input((64,)), *layers])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
     model.fit(x, y, batch_size=64, epochs=12, verbose=0)
+    return model, x, y
+
+
+def accuracy_without(digits, compression, criterion):
+    """Of the pruned network as it is, never tuned."""
+    model, x, y = digits
     data = tf.data.Dataset.from_tensor_slices((x[:512], y[:512])).batch(64)
-    accuracy = {}
-    for criterion in ("taylor", "random"):
-        small = dynhp.prune(model, dynhp.Target(compression=2), criterion, data)
-        small.compile(loss=loss, metrics=["accuracy"])
-        accuracy[criterion] = small.evaluate(x, y, verbose=0)[1]
-    assert accuracy["taylor"] > accuracy["random"] + 0.1
-    assert accuracy["taylor"] > 0.8
+    small = dynhp.prune(model, dynhp.Target(compression=compression), criterion, data)
+    small.compile(loss=model.loss, metrics=["accuracy"])
+    return small.evaluate(x, y, verbose=0)[1]
+
+
+def test_criteria_beat_chance_on_a_trained_network(digits):
+    accuracy = {
+        name: accuracy_without(digits, 4, name) for name in ("taylor", "magnitude", "random")
+    }
+    assert min(accuracy["taylor"], accuracy["magnitude"]) > accuracy["random"] + 0.1
+    assert accuracy_without(digits, 2, "taylor") > 0.88
+
+
+def test_no_layer_collapses_at_high_compression(digits, monkeypatch):
+    """Judged once, by the gradients of the whole network, a layer is emptied."""
+    in_rounds = accuracy_without(digits, 8, "taylor")
+    monkeypatch.setattr(one_shot, "LEFT", 1e-6)
+    at_once = accuracy_without(digits, 8, "taylor")
+    assert in_rounds > at_once + 0.15
+
+
+@pytest.mark.parametrize("make", [mlp, residual, sequence])
+def test_gates_without_neurons_are_those_of_the_network_without_them(make):
+    model = make()
+    groups = dynhp.find_groups(model)
+    masks = {group.name: RANDOM.random(group.size) < 0.6 for group in groups}
+    for mask in masks.values():
+        mask[0] = True
+    small = smaller_copy(plan_rebuild(groups, groups.survivors(masks)))
+    small.compile(loss=model.loss)
+    smaller = dynhp.find_groups(small)
+    found = _Gates(small, smaller, DATA).without({g.name: np.ones(g.size, bool) for g in smaller})
+    expected = _Gates(model, groups, DATA).without(masks)
+    assert found.keys() == expected.keys()
+    for name, mask in masks.items():
+        np.testing.assert_allclose(found[name], expected[name][mask], rtol=1e-4, atol=1e-9)
+        assert not expected[name][~mask].any()
+
+
+def test_taylor_for_several_outputs_of_a_model_that_was_never_fit():
+    inputs = keras.Input((6,))
+    hidden = L.Dense(20, "relu", kernel_regularizer="l2", activity_regularizer="l2")(inputs)
+    model = keras.Model(inputs, {"one": L.Dense(2)(hidden), "two": L.Dense(1)(hidden)})
+    model.compile("adam", {"one": "mse", "two": "mae"})
+    data = DATA.map(lambda x, y: (x, {"one": x[:, :2], "two": x[:, :1]}))
+    small = dynhp.prune(model, dynhp.Target(compression=3), "taylor", data)
+    assert small.count_params() <= model.count_params() / 3
+    model.fit(data, verbose=0)
 
 
 def test_sample_weights_count():
@@ -142,6 +195,11 @@ def test_taylor_without_data(data, message):
 def test_taylor_without_a_batch():
     with pytest.raises(ValueError, match="`data` is empty"):
         dynhp.prune(mlp(), dynhp.Target(compression=2), "taylor", DATA.take(0))
+
+
+def test_taylor_of_data_that_never_end():
+    with pytest.raises(ValueError, match=r"never ends: give a part of it, such as data.take"):
+        dynhp.prune(mlp(), dynhp.Target(compression=2), "taylor", DATA.repeat())
 
 
 def test_taylor_without_a_loss():
