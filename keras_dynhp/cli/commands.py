@@ -17,6 +17,9 @@ from keras_dynhp.cli import FLAGS, progress
 from keras_dynhp.memory import largest_batch
 from keras_dynhp.sizes import format_size, parse_size
 
+# So many samples tell what neurons are worth; they are read some ten times over.
+SAMPLES = 2048
+
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _integer("batch_size", 32, "inspect: the batch of the memory estimate.")
@@ -76,17 +79,17 @@ def prune(path: str) -> Result:
     out = _out(".keras")
     model = _load(path)
     target = dynhp.Target(FLAGS.compression, FLAGS.params, FLAGS.macs, FLAGS.flash, FLAGS.ram)
-    data = None
+    data, by = None, ""
     if FLAGS.data:
         import tensorflow as tf
 
         x, y = _arrays(FLAGS.data)
         if y is None:
             raise ValueError(f"{FLAGS.data} has no array y, which a criterion with gradients needs")
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
-    progress(
-        f"pruning {path}" + (f" by {len(x):,} samples of {FLAGS.data}" if data is not None else "")
-    )
+        chosen = np.random.default_rng(0).permutation(len(x))[:SAMPLES]  # x may be sorted by y
+        data = tf.data.Dataset.from_tensor_slices((x[chosen], y[chosen])).batch(32)
+        by = f" by {len(chosen):,} samples of {FLAGS.data}"
+    progress(f"pruning {path}{by}")
     small = dynhp.prune(model, target, FLAGS.criterion, data)
     small.save(out)
     figures = {

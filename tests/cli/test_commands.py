@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_dynhp as dynhp
-from keras_dynhp.cli import main
+from keras_dynhp.cli import commands, main
 from keras_dynhp.memory import largest_batch
 from keras_dynhp.report.record import Report
 
@@ -111,6 +111,19 @@ def test_prune(folder, run, criterion):
     )
     assert f"-> {small.count_params():,}" in done.out
     assert "pruning model.keras" in done.err  # progress, off the output
+
+
+def test_prune_reads_no_more_data_than_it_needs(folder, run, monkeypatch):
+    """Of data in the order of their labels some of all are read."""
+    monkeypatch.setattr(commands, "SAMPLES", 20)
+    prune, given = dynhp.prune, []
+    monkeypatch.setattr(dynhp, "prune", lambda *values: given.extend(values) or prune(*values))
+    arguments = ["--params=450", "--criterion=taylor", "--out=few.keras", "--data=data.npz"]
+    done = run("prune", "model.keras", *arguments)
+    assert done.returncode == 0, done.err
+    assert "by 20 samples of data.npz" in done.err
+    read = np.concatenate([x for x, _ in given[3].as_numpy_iterator()])
+    assert read.shape == (20, 6) and not np.isin(read, np.load("data.npz")["x"][:20]).all()
 
 
 def test_a_target_that_cannot_be_reached(folder, run):
