@@ -124,3 +124,18 @@ def test_only_what_lowers_a_goal_goes():
     values = {"a": np.full(12, 1e-6), "b": np.ones(20), "c": np.ones(7)}
     masks = select(GROUPS, values, [(RESOURCES[1], 0.5 * RESOURCES[1].value(SIZES))])
     assert masks["b"].all() and masks["c"].all()
+
+
+@given(scores(), scores(), shares)
+@settings(max_examples=40, deadline=None)
+def test_what_has_gone_stays_gone_whatever_its_score(values, later, fractions):
+    low, high = sorted(fractions)
+    goals = [[(r, share * r.value(SIZES)) for r in RESOURCES] for share in (high, low)]
+    assume(reachable(goals[1], 1))
+    first = select(GROUPS, values, goals[0])
+    again = select(GROUPS, later, goals[0], masks=first)
+    second = select(GROUPS, later, goals[1], masks=first)
+    for name in first:
+        assert (again[name] == first[name]).all()  # the goals are met already
+        assert not (second[name] & ~first[name]).any()
+    assert all(resource.value(widths(second)) <= goal for resource, goal in goals[1])
