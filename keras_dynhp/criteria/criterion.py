@@ -112,11 +112,7 @@ class Taylor(Criterion):
 
 @keras.saving.register_keras_serializable(package="keras_dynhp")
 class Magnitude(Criterion):
-    """The squared norm of a neuron's own weights, relative to those of its group that outlive it.
-
-    Those of greater norm and its own are summed: what the neuron is of its layer at the moment it
-    would go. So a layer's neurons count more the fewer are left, and no layer is emptied before
-    the others (LAMP, Lee et al. 2021, arXiv 2010.07611, there for single weights).
+    """The squared norm of a neuron's own weights, as a share of its group's.
 
     Weights that make the neuron count; where there are none (input features), those that read it.
     """
@@ -126,11 +122,7 @@ class Magnitude(Criterion):
         total = np.zeros(group.size)
         for place in makes or [p for p in group.places if p.role == "in"] or group.places:
             total += summed(place, np.square(np.asarray(place.variable, np.float64)), group.size)
-        order = np.argsort(total, kind="stable")
-        left = np.cumsum(total[order][::-1])[::-1]
-        scores = np.empty(group.size)
-        scores[order] = total[order] / (left + 1e-30)
-        return scores
+        return total / (total.sum() + 1e-30)
 
 
 @keras.saving.register_keras_serializable(package="keras_dynhp")

@@ -33,8 +33,10 @@ def select(
     """Masks of the neurons that stay, true for each, such that every goal is met.
 
     Neurons go in the order of score per cost, where a neuron's cost is what it adds to the
-    resources that are still above their goals, each relative to how far it has to fall. They go
-    in blocks that keep widths at multiples of `round_to`.
+    resources that are still above their goals, each relative to how far it has to fall, and its
+    score grows as others of its group go, who leave it what they were worth: scores taken while a
+    layer is full are not to empty it (after LAMP, Lee et al. 2021, arXiv 2010.07611, there for
+    magnitudes of single weights). They go in blocks that keep widths at multiples of `round_to`.
 
     Args:
         groups: the model's channel groups.
@@ -59,7 +61,9 @@ def select(
     if masks is None:
         masks = {group.name: np.ones(group.size, bool) for group in groups}
     order = [np.lexsort((scores[group.name], masks[group.name])) for group in groups]
-    ranked = [np.concatenate([[0.0], np.cumsum(scores[g.name][o])]) for g, o in zip(groups, order)]
+    known = {name: np.where(mask, scores[name], 0.0) for name, mask in masks.items()}
+    worth = [_when_next(known[group.name][o]) for group, o in zip(groups, order)]
+    ranked = [np.concatenate([[0.0], np.cumsum(one)]) for one in worth]
     widths = np.array([masks[group.name].sum() for group in groups], np.int64)
     full = {id(resource): resource.value(sizes) for resource, _ in goals}
     while not _met(goals, widths):
@@ -86,6 +90,17 @@ def select(
         mask[order[number][: sizes[number] - widths[number]]] = False
         masks[group.name] = mask
     return masks
+
+
+def _when_next(scores: np.ndarray) -> np.ndarray:
+    """What each neuron is worth when all before it have gone, of a group's scores in their order.
+
+    Scores are of the network as it is, and say little of the last neurons of a layer. What all of
+    the group are worth is taken to stay, shared by those that are left in proportion.
+    """
+    left = np.cumsum(np.maximum(scores, 0.0)[::-1])[::-1]
+    shared = scores * left[0] / np.where(left > 0, left, 1.0)
+    return np.where(scores > 0, shared, scores)
 
 
 def _met(goals, widths) -> bool:

@@ -26,8 +26,7 @@ def test_magnitude_by_hand():
     network = model()
     network.get_layer("a").kernel.assign([[3.0, 0.0, 1.0], [4.0, 1.0, 0.0]])
     scores = criteria.get("magnitude").scores(dynhp.find_groups(network))
-    # Of squared norms 25, 1 and 1 the first 1 goes while all are there, then the other, then 25.
-    np.testing.assert_allclose(scores["a"], [25 / 25, 1 / (1 + 1 + 25), 1 / (1 + 25)])
+    np.testing.assert_allclose(scores["a"], np.array([25.0, 1.0, 1.0]) / 27.0)
 
 
 def test_magnitude_of_dead_neurons_is_nothing():
@@ -45,7 +44,7 @@ def test_magnitude_of_inputs_is_that_of_what_reads_them():
     groups = dynhp.find_groups(network, prune_inputs=True)
     inputs = next(group for group in groups if group.size == 2 and "b" not in group.layers)
     np.testing.assert_allclose(
-        criteria.get("magnitude").scores(groups)[inputs.name], [1.0, 1.0 / 26.0]
+        criteria.get("magnitude").scores(groups)[inputs.name], np.array([25.0, 1.0]) / 26.0
     )
 
 

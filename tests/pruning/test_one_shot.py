@@ -93,45 +93,65 @@ def test_taylor_lets_go_of_what_the_loss_does_not_feel(trainable):
     )
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """A trained network whose first layer's neurons cost more than the others', and its data."""
+def test_taylor_beats_chance_on_trained_networks():
+    """On average: what a single small network keeps, untuned, differs by ten points by its seed."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = (x / 16.0).astype("float32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    data = tf.data.Dataset.from_tensor_slices((x[:512], y[:512])).batch(64)
+    accuracy = {"taylor": [], "random": []}
+    for seed in range(4):
+        keras.utils.set_random_seed(seed)
+        layers = [L.Dense(64, "relu"), L.Dense(32, "relu"), L.Dense(10)]
+        model = keras.Sequential([keras.Input((64,)), *layers])
+        model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+        model.fit(x, y, batch_size=64, epochs=12, verbose=0)
+        for criterion, found in accuracy.items():
+            small = dynhp.prune(model, dynhp.Target(compression=2), criterion, data)
+            small.compile(loss=loss, metrics=["accuracy"])
+            found.append(small.evaluate(x, y, verbose=0)[1])
+    assert np.mean(accuracy["taylor"]) > np.mean(accuracy["random"]) + 0.1
+    assert np.mean(accuracy["taylor"]) > 0.75
+
+
+@pytest.fixture(scope="module")
+def prune_digits():
+    """Prunes a trained network whose filters cost some twelve times what its neurons do."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16.0).astype("float32").reshape(-1, 8, 8, 1)
     keras.utils.set_random_seed(0)
-    layers = [L.Dense(64, "relu"), L.Dense(128, "relu"), L.Dense(10)]
-    model = keras.Sequential([keras.Input((64,)), *layers])
+    layers = [L.Conv2D(16, 3, padding="same", activation="relu"), L.Flatten(), L.Dense(64, "relu")]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, L.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
-    model.fit(x, y, batch_size=64, epochs=12, verbose=0)
-    return model, x, y
-
-
-def accuracy_without(digits, compression, criterion):
-    """Of the pruned network as it is, never tuned."""
-    model, x, y = digits
+    model.fit(x, y, batch_size=64, epochs=6, verbose=0)
     data = tf.data.Dataset.from_tensor_slices((x[:512], y[:512])).batch(64)
-    small = dynhp.prune(model, dynhp.Target(compression=compression), criterion, data)
-    small.compile(loss=model.loss, metrics=["accuracy"])
-    return small.evaluate(x, y, verbose=0)[1]
+
+    def prune(compression, criterion):
+        """What is left of the filters, and the accuracy without any tuning."""
+        small = dynhp.prune(model, dynhp.Target(compression=compression), criterion, data)
+        small.compile(loss=loss, metrics=["accuracy"])
+        return small.layers[0].filters, small.evaluate(x, y, verbose=0)[1]
+
+    return prune
 
 
-def test_criteria_beat_chance_on_a_trained_network(digits):
-    accuracy = {
-        name: accuracy_without(digits, 4, name) for name in ("taylor", "magnitude", "random")
-    }
-    assert min(accuracy["taylor"], accuracy["magnitude"]) > accuracy["random"] + 0.1
-    assert accuracy_without(digits, 2, "taylor") > 0.88
+def test_gradients_taken_anew_keep_a_layer_from_being_emptied(prune_digits, monkeypatch):
+    filters, accuracy = prune_digits(16, "taylor")
+    monkeypatch.setattr(one_shot, "LEFT", 1e-6)  # one round
+    filters_at_once, accuracy_at_once = prune_digits(16, "taylor")
+    assert filters >= 4 > filters_at_once
+    assert accuracy > accuracy_at_once + 0.1
 
 
-def test_no_layer_collapses_at_high_compression(digits, monkeypatch):
-    """Judged once, by the gradients of the whole network, a layer is emptied."""
-    in_rounds = accuracy_without(digits, 8, "taylor")
-    monkeypatch.setattr(one_shot, "LEFT", 1e-6)
-    at_once = accuracy_without(digits, 8, "taylor")
-    assert in_rounds > at_once + 0.15
+def test_magnitude_does_not_empty_a_layer(prune_digits):
+    filters, accuracy = prune_digits(4, "magnitude")
+    assert 4 <= filters <= 14
+    assert accuracy > 0.75
 
 
 @pytest.mark.parametrize("make", [mlp, residual, sequence])

@@ -119,6 +119,28 @@ def test_score_per_cost_by_hand():
     assert dear["wide"].all() and not dear["narrow"][0]  # 4/13 > 1/4
 
 
+def test_who_is_left_is_worth_what_has_gone():
+    model = keras.Sequential(
+        [
+            keras.Input((10,)),
+            layers.Dense(4, name="wide"),
+            layers.Dense(4, name="narrow"),
+            layers.Dense(1, name="out"),
+        ]
+    )
+    groups = dynhp.find_groups(model)
+    goal = [(parameters(groups), model.count_params() - 16)]  # a neuron of "wide" has 15
+    scores = {"wide": np.ones(4), "narrow": np.array([0.42, 9.0, 9.0, 9.0])}
+    # First 1/15 < 0.42/6, then 0.42/5, for "wide" is narrower, is less than (4/3)/15.
+    masks = select(groups, scores, goal)
+    assert masks["wide"].sum() == 3 and masks["narrow"].tolist() == [False, True, True, True]
+    # A score below zero stays what it is, and what is worth nothing leaves nothing.
+    scores = {"wide": np.array([0.0, 0.0, 0.0, 1.0]), "narrow": np.array([-1.0, 9.0, 9.0, 9.0])}
+    masks = select(groups, scores, [(parameters(groups), 21)])
+    assert masks["wide"].tolist() == [False, False, False, True]
+    assert masks["narrow"].tolist() == [False, True, True, True]
+
+
 def test_only_what_lowers_a_goal_goes():
     """MACs of the dense layers are few: a goal in MACs that the convolution can meet alone."""
     values = {"a": np.full(12, 1e-6), "b": np.ones(20), "c": np.ones(7)}
