@@ -86,6 +86,11 @@ def prune(path: str) -> Result:
         x, y = _arrays(FLAGS.data)
         if y is None:
             raise ValueError(f"{FLAGS.data} has no array y, which a criterion with gradients needs")
+        if len(x) != len(y):
+            raise ValueError(
+                f"x and y of {FLAGS.data} must be as long as each other; received {len(x):,} and "
+                f"{len(y):,} samples"
+            )
         chosen = np.random.default_rng(0).permutation(len(x))[:SAMPLES]  # x may be sorted by y
         data = tf.data.Dataset.from_tensor_slices((x[chosen], y[chosen])).batch(32)
         by = f" by {len(chosen):,} samples of {FLAGS.data}"

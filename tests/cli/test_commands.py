@@ -126,6 +126,14 @@ def test_prune_reads_no_more_data_than_it_needs(folder, run, monkeypatch):
     assert read.shape == (20, 6) and not np.isin(read, np.load("data.npz")["x"][:20]).all()
 
 
+def test_labels_of_other_samples(folder, run):
+    np.savez(folder / "short.npz", x=np.zeros((9, 6), "float32"), y=np.zeros(8, int))
+    arguments = ["--params=450", "--criterion=taylor", "--out=no.keras", "--data=short.npz"]
+    done = run("prune", "model.keras", *arguments)
+    assert done.returncode == 1 and not (folder / "no.keras").exists()
+    assert "received 9 and 8 samples" in done.err and "Traceback" not in done.err
+
+
 def test_a_target_that_cannot_be_reached(folder, run):
     done = run("prune", "model.keras", "--params=10", "--out=no.keras")
     assert done.returncode == 3

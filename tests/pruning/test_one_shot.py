@@ -118,7 +118,7 @@ def test_taylor_beats_chance_on_trained_networks():
 
 @pytest.fixture(scope="module")
 def prune_digits():
-    """Prunes a trained network whose filters cost some twelve times what its neurons do."""
+    """Prunes a trained network whose filters cost four times what its neurons do."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
