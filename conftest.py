@@ -2,8 +2,11 @@
 
 import functools
 import gc
+import multiprocessing
+import os
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,3 +29,52 @@ def _no_old_objects_in_garbage_collection():
     """What TensorFlow, Keras and earlier tests are made of need not be looked through again."""
     gc.collect()
     gc.freeze()
+
+
+# What a program of its own is told first: whose words those are, and where its own go.
+_BEGIN = """
+import os, sys
+for place, number in ((OUT, 1), (ERR, 2)):
+    os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+os.environ.clear()
+os.environ.update(ENVIRONMENT)
+sys.argv, sys.path = ARGV, [FOLDER, *sys.path]
+exec(compile(CODE, ARGV[0], "exec"), {"__name__": "__main__"})
+"""
+
+
+@pytest.fixture(scope="session")
+def run_alone(tmp_path_factory):
+    """Runs a program in a process of its own: `run_alone(program, *arguments, **environment)`.
+
+    The program is text or the path of a file, and its output is returned once it ended well. The
+    process is a fork of one that has imported Keras and done nothing with it, since importing it
+    takes longer than most programs run.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["keras", "keras_dynhp"])
+    folder = tmp_path_factory.mktemp("alone")
+    places = iter(range(10**9))
+
+    def run(program: str | Path, *arguments: object, timeout: float = 280, **environment: str):
+        from_file = isinstance(program, Path)
+        out, err = (folder / f"{next(places)}_{name}" for name in ("out", "err"))
+        inherited = {k: v for k, v in os.environ.items() if k != "TF_CPU_ALLOCATOR_USE_BFC"}
+        told = {
+            "OUT": str(out),
+            "ERR": str(err),
+            "ENVIRONMENT": {**inherited, "CUDA_VISIBLE_DEVICES": "-1", **environment},
+            "ARGV": [str(program) if from_file else "-c", *map(str, arguments)],
+            "FOLDER": str(program.parent) if from_file else "",
+            "CODE": program.read_text() if from_file else program,
+        }
+        process = context.Process(target=exec, args=(_BEGIN, told))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        assert process.exitcode == 0, f"exit {process.exitcode}: {err.read_text()[-3000:]}"
+        return out.read_text()
+
+    return run

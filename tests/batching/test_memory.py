@@ -3,10 +3,6 @@
 Their TensorFlow counts what it allocates on the CPU.
 """
 
-import os
-import subprocess
-import sys
-
 ARRAYS = """
 import keras
 import numpy as np
@@ -97,16 +93,9 @@ for tail in (lambda data: data.prefetch(1), lambda data: data):
 """
 
 
-def run(program: str) -> None:
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPU_ALLOCATOR_USE_BFC": "1"}
-    command = [sys.executable, "-c", program]
-    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert child.returncode == 0, child.stderr[-3000:]
+def test_arrays_are_held_once_and_let_go_of_after_fit(run_alone):
+    run_alone(ARRAYS, TF_CPU_ALLOCATOR_USE_BFC="1")
 
 
-def test_arrays_are_held_once_and_let_go_of_after_fit():
-    run(ARRAYS)
-
-
-def test_no_more_batches_wait_than_in_plain_fit():
-    run(STREAM)
+def test_no_more_batches_wait_than_in_plain_fit(run_alone):
+    run_alone(STREAM, TF_CPU_ALLOCATOR_USE_BFC="1")

@@ -1,8 +1,5 @@
 """Under MirroredStrategy each batch is split evenly; in a child, which needs two devices."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 CHILD = """
@@ -65,9 +62,5 @@ assert weight(1.0, 2.0) == -1.5, weight(1.0, 2.0)
 """
 
 
-def test_global_batch_is_split_evenly():
-    here = Path(__file__).parent
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", CHILD, str(here)]
-    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert child.returncode == 0, child.stderr[-3000:]
+def test_global_batch_is_split_evenly(run_alone):
+    run_alone(CHILD, Path(__file__).parent)

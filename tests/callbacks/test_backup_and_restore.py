@@ -2,10 +2,7 @@
 
 import concurrent.futures
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -20,25 +17,18 @@ X, Y = data()
 
 
 @pytest.mark.timeout(900)  # some fifty short trainings: two minutes where nothing else runs
-def test_killed_at_twenty_moments(tmp_path):
+def test_killed_at_twenty_moments(tmp_path, run_alone):
     """Between, in the middle of epochs, of saves and of rebuilds; every number must be equal."""
     program = pathlib.Path(__file__).parent / "crash_program.py"
 
     def run(kind):
         folder = tmp_path / kind
         folder.mkdir()
-        return subprocess.run(
-            [sys.executable, str(program), str(folder), kind, "10"],
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            timeout=880,
-        )
+        return run_alone(program, folder, kind, 10, timeout=880)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for done in pool.map(run, ["arrays", "stream"]):
-            assert done.returncode == 0, done.stderr[-3000:]
-            kills = json.loads(done.stdout.splitlines()[-1])
+        for printed in pool.map(run, ["arrays", "stream"]):
+            kills = json.loads(printed)
             assert sum(killed for _, killed, _ in kills) == 10
             assert {"save", "rebuild"} <= {kill for kill, killed, _ in kills if killed}
             assert any(epoch is not None for _, _, epoch in kills)

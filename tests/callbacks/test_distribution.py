@@ -1,11 +1,9 @@
 """Distribution on TensorFlow's own engine, in processes of their own."""
 
+import concurrent.futures
 import json
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,30 +15,17 @@ from keras_dynhp.callbacks.checks import check_strategy
 HERE = pathlib.Path(__file__).parent
 
 
-def run(program, *runs):
+@pytest.fixture
+def run(run_alone, monkeypatch):
     """What processes tell that run at the same time, each with its own arguments."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    environment.pop("TF_CONFIG", None)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / program), *map(str, arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for arguments in runs
-    ]
-    told = []
-    try:
-        for process in processes:
-            output, errors = process.communicate(timeout=280)
-            assert process.returncode == 0, errors[-3000:]
-            told.append(json.loads(output.splitlines()[-1]))
-    finally:
-        for process in processes:
-            process.kill()
-    return told
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+
+    def run(program, *runs):
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            alone = lambda arguments: run_alone(HERE / program, *arguments)  # noqa: E731
+            return [json.loads(told) for told in pool.map(alone, runs)]
+
+    return run
 
 
 def free_ports():
@@ -50,7 +35,7 @@ def free_ports():
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def test_mirrored_strategy():
+def test_mirrored_strategy(run):
     [told] = run("two_devices.py", ["mirrored"])
     # The numbers of one device that never prunes.
     np.testing.assert_allclose(told["pruned"]["loss"], told["plain"]["loss"], rtol=1e-5)
@@ -68,7 +53,7 @@ def test_mirrored_strategy():
 
 # The day one of these fails at "plain", Keras's own fit works with the strategy: then see whether
 # ours does, and allow it in callbacks/checks.py.
-def test_multi_worker_is_refused_until_keras_works_with_it():
+def test_multi_worker_is_refused_until_keras_works_with_it(run):
     ports = free_ports()
     for told in run("two_workers.py", *(["multi_worker", i, *ports] for i in (0, 1))):
         assert told["replicas"] == 2
@@ -77,7 +62,7 @@ def test_multi_worker_is_refused_until_keras_works_with_it():
         assert "unsupported type" in told["plain"] and "PerReplica" in told["plain"]
 
 
-def test_parameter_servers_are_refused_until_keras_works_with_them():
+def test_parameter_servers_are_refused_until_keras_works_with_them(run):
     [told] = run("two_workers.py", ["parameter_server", *free_ports()])
     assert "does not work with ParameterServerStrategy" in told["ours"]
     assert "create_per_worker_dataset" in told["ours"]

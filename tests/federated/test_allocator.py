@@ -1,13 +1,11 @@
 """What TensorFlow's allocator tells a client, in processes whose allocator counts."""
 
 import os
-import subprocess
-import sys
 
 SHARED = """
 import sys
 import tensorflow as tf
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, sys.argv[1])
 import conftest as federation
 import keras_dynhp as dynhp
 from keras_dynhp.federated import DynHPStrategy
@@ -24,7 +22,6 @@ alone, beside = peaks
 assert len(alone) == len(beside) == 4, peaks
 for one, other in zip(alone, beside):
     assert 0 < one <= 2 * 2**20 and abs(one - other) < 2**14, peaks
-print("fine")
 """
 
 
@@ -49,23 +46,14 @@ capped = widths(Budget("16MB"))
 assert Budget("16MB").usable == int(POOL_SHARE * (16 << 20))
 del os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"]
 assert capped == widths(Budget(int(POOL_SHARE * (16 << 20)))) < widths(Budget("16MB"))
-print("fine")
 """
 
 
-def run(code, **environment):
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPU_ALLOCATOR_USE_BFC": "1", **environment}
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip().endswith("fine"), done.stderr[-2000:]
-
-
-def test_what_others_left_in_memory_is_not_counted():
+def test_what_others_left_in_memory_is_not_counted(run_alone):
     """Flower's simulation engine serves many clients in one process."""
-    run(SHARED.format(tests=os.path.dirname(__file__)))
+    run_alone(SHARED, os.path.dirname(__file__), TF_CPU_ALLOCATOR_USE_BFC="1")
 
 
-def test_a_part_fits_what_can_be_had_of_a_pool_that_may_not_grow():
+def test_a_part_fits_what_can_be_had_of_a_pool_that_may_not_grow(run_alone):
     """Planned with all of it, a part leaves no room for any batch."""
-    run(CAPPED, TF_CPU_BFC_MEM_LIMIT_IN_MB="16")
+    run_alone(CAPPED, TF_CPU_ALLOCATOR_USE_BFC="1", TF_CPU_BFC_MEM_LIMIT_IN_MB="16")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -330,16 +327,8 @@ print(json.dumps({
 """
 
 
-def test_on_every_replica_the_hook_sees_the_summed_gradient():
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_on_every_replica_the_hook_sees_the_summed_gradient(run_alone):
+    seen = json.loads(run_alone(MIRRORED))
     for replicas, expected in zip(seen["replicas"], seen["expected"], strict=True):
         assert len(replicas) == 2 and abs(expected) > 1e-4
         np.testing.assert_allclose(replicas, expected, rtol=1e-4)

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -50,7 +48,7 @@ def test_the_next_draw_is_the_same(name):
     np.testing.assert_array_equal(DRAWS[name](), second)
 
 
-def test_through_a_file_into_another_process(tmp_path):
+def test_through_a_file_into_another_process(tmp_path, run_alone):
     keras.utils.set_random_seed(3)
     draw()
     write_tree(tmp_path / "state.npz", get_random_state())
@@ -60,15 +58,8 @@ def test_through_a_file_into_another_process(tmp_path):
         "keras.utils.set_random_seed(3);"
         "t.set_random_state(t.read_tree(sys.argv[2])); print(json.dumps(t.draw()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__), str(tmp_path / "state.npz")],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == expected
+    printed = run_alone(program, os.path.dirname(__file__), tmp_path / "state.npz")
+    assert json.loads(printed) == expected
     assert read_tree(tmp_path / "state.npz").keys() == get_random_state().keys()
 
 

@@ -1,9 +1,5 @@
 """What TensorFlow remembers of the clusters a process has joined, in a process of its own."""
 
-import os
-import subprocess
-import sys
-
 from keras_dynhp.keras_state.strategy import strategy_of_cluster
 
 PROGRAM = """
@@ -26,14 +22,6 @@ def test_no_cluster():
     assert strategy_of_cluster() is None
 
 
-def test_a_worker_is_known():
+def test_a_worker_is_known(run_alone):
     """Two workers, and parameter servers, are in tests/callbacks/test_distribution.py."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["None", "MultiWorkerMirroredStrategy"]
+    assert run_alone(PROGRAM).split() == ["None", "MultiWorkerMirroredStrategy"]

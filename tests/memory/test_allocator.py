@@ -1,9 +1,6 @@
 """The allocator on paper: invariants for any use of it, and the real one side by side."""
 
 import json
-import os
-import subprocess
-import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,13 +63,10 @@ print(json.dumps(seen))
 """
 
 
-def test_counts_as_tensorflow_does():
+def test_counts_as_tensorflow_does(run_alone):
     moves = [("a", 5 * MB), ("b", 3 * MB), ("c", 20 * MB), ("a", 0), ("d", 6 * MB), ("c", 0)]
     moves += [("e", 11 * MB), ("f", 19 * MB), ("b", 0), ("g", 9 * MB), ("e", 0), ("h", 30 * MB)]
-    environment = {**os.environ, "TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", REAL, json.dumps(moves)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    real = json.loads(result.stdout.splitlines()[-1])
+    real = json.loads(run_alone(REAL, json.dumps(moves), TF_CPU_ALLOCATOR_USE_BFC="1"))
 
     memory = BestFit()
     memory.allocate(256)

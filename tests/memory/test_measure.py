@@ -1,9 +1,5 @@
 """Reading TensorFlow's allocator, where it counts and where it does not."""
 
-import os
-import subprocess
-import sys
-
 COUNTING = """
 import tensorflow as tf
 from keras_dynhp.memory import measure
@@ -79,22 +75,13 @@ assert capped < Budget("16MB").largest_batch(built)
 """
 
 
-def run(program: str, **environment: str) -> None:
-    inherited = {k: v for k, v in os.environ.items() if k != "TF_CPU_ALLOCATOR_USE_BFC"}
-    environment = {**inherited, **environment, "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+def test_an_allocator_that_counts_is_read(run_alone):
+    run_alone(COUNTING, TF_CPU_ALLOCATOR_USE_BFC="1")
 
 
-def test_an_allocator_that_counts_is_read():
-    run(COUNTING, TF_CPU_ALLOCATOR_USE_BFC="1")
+def test_an_allocator_that_does_not_count_all_says_how_to_make_it(run_alone):
+    run_alone(SILENT)
 
 
-def test_an_allocator_that_does_not_count_all_says_how_to_make_it():
-    run(SILENT)
-
-
-def test_a_pool_that_may_not_grow_is_not_filled_to_the_brim():
-    run(CAPPED, TF_CPU_ALLOCATOR_USE_BFC="1", TF_CPU_BFC_MEM_LIMIT_IN_MB="16")
+def test_a_pool_that_may_not_grow_is_not_filled_to_the_brim(run_alone):
+    run_alone(CAPPED, TF_CPU_ALLOCATOR_USE_BFC="1", TF_CPU_BFC_MEM_LIMIT_IN_MB="16")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 BUILD = """
 import json, keras, numpy as np, tensorflow as tf
@@ -101,22 +98,10 @@ print(json.dumps({{
 """
 
 
-def run_alone(code: str, **environment: str) -> dict:
-    """Run code in a new process; the JSON it prints last."""
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD + code],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_memory_falls_to_that_of_the_smaller_network_and_never_rises():
+def test_memory_falls_to_that_of_the_smaller_network_and_never_rises(run_alone):
     optimizer = "keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())"
-    seen = run_alone(MEMORY.format(optimizer=optimizer), TF_CPU_ALLOCATOR_USE_BFC="1")
+    program = BUILD + MEMORY.format(optimizer=optimizer)
+    seen = json.loads(run_alone(program, TF_CPU_ALLOCATOR_USE_BFC="1"))
     freed = seen["old_slots"] - seen["new_slots"] + seen["old_weights"]
     assert seen["old_slots"] == 2 * seen["old_weights"] > 16e6
     assert seen["rise"] <= 64 * 1024
@@ -124,8 +109,9 @@ def test_memory_falls_to_that_of_the_smaller_network_and_never_rises():
     assert seen["fall"] > 0.97 * freed
 
 
-def test_slots_of_a_mirrored_model_are_mirrored():
-    seen = run_alone(MIRRORED.format(optimizer="keras.optimizers.Adam(0.01)"))
+def test_slots_of_a_mirrored_model_are_mirrored(run_alone):
+    program = BUILD + MIRRORED.format(optimizer="keras.optimizers.Adam(0.01)")
+    seen = json.loads(run_alone(program))
     assert seen["apart"] < 1e-5
     assert seen["mirrored"] == [2] * 8 and all(seen["same_bits"])
     assert seen["iterations"] == 8

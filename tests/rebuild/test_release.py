@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -62,8 +58,5 @@ assert measure.current_bytes() - before < 1.11 * asked
 """
 
 
-def test_packed_values_count_what_they_are():
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPU_ALLOCATOR_USE_BFC": "1"}
-    command = [sys.executable, "-c", PACKED]
-    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert child.returncode == 0, child.stderr[-3000:]
+def test_packed_values_count_what_they_are(run_alone):
+    run_alone(PACKED, TF_CPU_ALLOCATOR_USE_BFC="1")
