@@ -16,6 +16,7 @@ AXES = (
     ("mean_memory", "training memory, mean of epochs' peaks, MB", MB, "linear"),
     ("seconds", "training time, s", 1, "linear"),
 )
+SHOWN = 6  # points under the best: one method that failed would hide how the others differ
 
 
 def plot_rows(records: list[dict], folder: Path, made: str = "") -> None:
@@ -24,7 +25,9 @@ def plot_rows(records: list[dict], folder: Path, made: str = "") -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+    colours = plt.get_cmap("tab20")  # there are more methods than default colours
     families: dict[tuple[str, str], list[str]] = {}
     for row, workload in WORKLOADS.items():
         if any(record["row"] == row for record in records):
@@ -37,15 +40,21 @@ def plot_rows(records: list[dict], folder: Path, made: str = "") -> None:
                 points = sorted(_points(records, rows, method, name, unit))
                 if points:
                     x, y, spread = zip(*points)
-                    style = {"color": f"C{number}", "marker": "os^vDPX"[number % 7]}
+                    style = {"color": colours(number), "marker": "os^vDPX"[number % 7]}
                     panel.errorbar(x, y, spread, label=known.title, capsize=2, **style)
             panel.set(xlabel=title, xscale=scale)
+            if scale == "log":
+                panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+                panel.xaxis.set_minor_formatter(NullFormatter())
             panel.grid(alpha=0.3)
+        best = max(float(r["accuracy"]) for r in records if r["row"] in rows and r["accuracy"])
         panels[0].set_ylabel("test accuracy, %")
+        panels[0].set_ylim(best - SHOWN, best + 0.1 * SHOWN)
         figure.suptitle(f"{dataset}, {network}")
-        figure.supxlabel(made, fontsize="x-small")
         lines, labels = panels[0].get_legend_handles_labels()
-        figure.legend(lines, labels, loc="outside lower center", ncols=5)
+        legend = {"loc": "outside lower center", "ncols": 4}
+        figure.legend(lines, labels, **legend, title=made, title_fontsize="x-small")
         figure.set_layout_engine("constrained")
         figure.savefig(folder / f"compare-{dataset}-{network}.png", dpi=100)
         plt.close(figure)
