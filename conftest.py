@@ -35,7 +35,7 @@ def _no_old_objects_in_garbage_collection():
 _BEGIN = """
 import os, sys
 for place, number in ((OUT, 1), (ERR, 2)):
-    os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
 os.environ.clear()
 os.environ.update(ENVIRONMENT)
 sys.argv, sys.path = ARGV, [FOLDER, *sys.path]
@@ -44,25 +44,24 @@ exec(compile(CODE, ARGV[0], "exec"), {"__name__": "__main__"})
 
 
 @pytest.fixture(scope="session")
-def run_alone(tmp_path_factory):
-    """Runs a program in a process of its own: `run_alone(program, *arguments, **environment)`.
+def start_alone():
+    """Starts a program in a process of its own: `start_alone(program, *arguments, output, errors)`.
 
-    The program is text or the path of a file, and its output is returned once it ended well. The
-    process is a fork of one that has imported Keras and done nothing with it, since importing it
-    takes longer than most programs run.
+    The program is text or the path of a file; `output` and `errors` are files. The process is a
+    fork of one that has imported Keras and done nothing with it, since importing it takes longer
+    than most programs run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["keras", "keras_dynhp"])
-    folder = tmp_path_factory.mktemp("alone")
-    places = iter(range(10**9))
 
-    def run(program: str | Path, *arguments: object, timeout: float = 280, **environment: str):
+    def start(
+        program: str | Path, *arguments: object, output: Path, errors: Path, **environment: str
+    ) -> multiprocessing.process.BaseProcess:
         from_file = isinstance(program, Path)
-        out, err = (folder / f"{next(places)}_{name}" for name in ("out", "err"))
         inherited = {k: v for k, v in os.environ.items() if k != "TF_CPU_ALLOCATOR_USE_BFC"}
         told = {
-            "OUT": str(out),
-            "ERR": str(err),
+            "OUT": str(output),
+            "ERR": str(errors),
             "ENVIRONMENT": {**inherited, "CUDA_VISIBLE_DEVICES": "-1", **environment},
             "ARGV": [str(program) if from_file else "-c", *map(str, arguments)],
             "FOLDER": str(program.parent) if from_file else "",
@@ -70,11 +69,24 @@ def run_alone(tmp_path_factory):
         }
         process = context.Process(target=exec, args=(_BEGIN, told))
         process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture
+def run_alone(start_alone, tmp_path_factory):
+    """Runs a program as `start_alone` does, to its good end; what it printed is returned."""
+
+    def run(program: str | Path, *arguments: object, timeout: float = 280, **environment: str):
+        folder = tmp_path_factory.mktemp("alone")
+        output, errors = folder / "output", folder / "errors"
+        process = start_alone(program, *arguments, output=output, errors=errors, **environment)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
-        assert process.exitcode == 0, f"exit {process.exitcode}: {err.read_text()[-3000:]}"
-        return out.read_text()
+        assert process.exitcode == 0, f"exit {process.exitcode}: {errors.read_text()[-3000:]}"
+        return output.read_text()
 
     return run

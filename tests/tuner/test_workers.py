@@ -1,11 +1,7 @@
 """A search in several processes survives the loss of one of them."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,16 +12,18 @@ from . import worker
 SCRIPT = Path(worker.__file__)
 
 
-def start(name, directory, port):
-    environment = {
-        **os.environ,
-        "KERASTUNER_TUNER_ID": name,
-        "KERASTUNER_ORACLE_IP": "127.0.0.1",
-        "KERASTUNER_ORACLE_PORT": str(port),
-    }
-    command = [sys.executable, str(SCRIPT), str(directory)]
-    with open(directory / f"{name}.log", "a") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+@pytest.fixture
+def start(start_alone):
+    def start(name, directory, port):
+        log = directory / f"{name}.log"
+        environment = {
+            "KERASTUNER_TUNER_ID": name,
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": str(port),
+        }
+        return start_alone(SCRIPT, directory, output=log, errors=log, **environment)
+
+    return start
 
 
 def wait_for(found, processes, seconds=200):
@@ -33,13 +31,13 @@ def wait_for(found, processes, seconds=200):
     while not (result := found()):
         assert time.monotonic() < end, "nothing happened in time"
         for process in processes:
-            assert process.poll() in (None, 0), "a process ended with an error"
+            assert process.exitcode in (None, 0), "a process ended with an error"
         time.sleep(0.1)
     return result
 
 
 @pytest.mark.timeout(600)
-def test_a_worker_killed_in_a_trial_comes_back_to_it(tmp_path, monkeypatch):
+def test_a_worker_killed_in_a_trial_comes_back_to_it(tmp_path, monkeypatch, start):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,19 +45,20 @@ def test_a_worker_killed_in_a_trial_comes_back_to_it(tmp_path, monkeypatch):
     workers = [start(f"worker_{i}", tmp_path, port) for i in range(2)]
     try:
         wait_for(lambda: list(tmp_path.glob("worker_1_epoch_1")), [chief, *workers])
-        workers[1].send_signal(signal.SIGKILL)
-        workers[1].wait()
+        workers[1].kill()
+        workers[1].join()
         trials = [json.loads(p.read_text()) for p in tmp_path.glob("search/trial_*/trial.json")]
         assert any(trial["status"] == "RUNNING" for trial in trials)
         # What Kubernetes, or `srun` in a loop, does: the same worker again.
         workers[1] = start("worker_1", tmp_path, port)
-        wait_for(lambda: chief.poll() is not None, [chief, *workers])
-        assert chief.wait() == 0
-        assert [process.wait(timeout=60) for process in workers] == [0, 0]
+        wait_for(lambda: chief.exitcode is not None, [chief, *workers])
+        for process in workers:
+            process.join(60)
+        assert [process.exitcode for process in (chief, *workers)] == [0, 0, 0]
     finally:
         for process in (chief, *workers):
             process.kill()
-            process.wait()
+            process.join()
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")  # whose record of the search it is
     tuner = worker.make_tuner(tmp_path)
     trials = tuner.oracle.trials.values()
