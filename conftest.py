@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Tests say themselves where TensorFlow's allocator is to count and when it is full.
+for _name in ("TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LIMIT_IN_MB"):
+    os.environ.pop(_name, None)
+
 # Property tests build networks: how long one takes says nothing on a busy machine.
 settings.register_profile("networks", deadline=None)
 settings.load_profile("networks")
@@ -58,11 +62,10 @@ def start_alone():
         program: str | Path, *arguments: object, output: Path, errors: Path, **environment: str
     ) -> multiprocessing.process.BaseProcess:
         from_file = isinstance(program, Path)
-        inherited = {k: v for k, v in os.environ.items() if k != "TF_CPU_ALLOCATOR_USE_BFC"}
         told = {
             "OUT": str(output),
             "ERR": str(errors),
-            "ENVIRONMENT": {**inherited, "CUDA_VISIBLE_DEVICES": "-1", **environment},
+            "ENVIRONMENT": {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
             "ARGV": [str(program) if from_file else "-c", *map(str, arguments)],
             "FOLDER": str(program.parent) if from_file else "",
             "CODE": program.read_text() if from_file else program,

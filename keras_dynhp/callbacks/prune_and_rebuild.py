@@ -20,6 +20,7 @@ from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.graph.groups import check_model
+from keras_dynhp.keras_state.metrics import build_metrics
 from keras_dynhp.pruning.engine import Engine
 from keras_dynhp.pruning.proof import DeviceProof, samples_of_fit
 from keras_dynhp.report.record import Report
@@ -146,6 +147,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         let_begin(self, epoch, logs)
         self._check_unchanged()
+        build_metrics(self.model)
         # What will have to go when this pruning interval is over is masked while it lasts.
         if epoch % self.every == 0:
             fraction = self._fraction(epoch + self.every)
