@@ -19,7 +19,10 @@ from benchmarks.store import ROOT, Store
 from benchmarks.tables import comparison, is_whole, made_by
 from benchmarks.workloads import WORKLOADS
 
-NOTE = "Means over the runs; seconds only of those that had the machine to themselves.\n"
+NOTE = """Means over the runs; seconds only of those that had the machine to themselves.
+TFMOT prunes neither depthwise kernels nor batch normalization. In the network for keywords these
+alone are more than what may be left, so there it has made all else zero and can only guess.
+"""
 OTHERS = ("tf-keras", "tensorflow-model-optimization", "torch", "torch-pruning")
 FLAGS = flags.FLAGS
 flags.DEFINE_list("rows", list(WORKLOADS), "What to compare on.")

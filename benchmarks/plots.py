@@ -42,6 +42,9 @@ def plot_rows(records: list[dict], folder: Path, made: str = "") -> None:
                     x, y, spread = zip(*points)
                     style = {"color": colours(number), "marker": "os^vDPX"[number % 7]}
                     panel.errorbar(x, y, spread, label=known.title, capsize=2, **style)
+            if not panel.has_data():
+                told = {"ha": "center", "va": "center", "transform": panel.transAxes}
+                panel.text(0.5, 0.5, "not measured", **told)
             panel.set(xlabel=title, xscale=scale)
             if scale == "log":
                 panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
