@@ -18,6 +18,7 @@ from keras_dynhp.federated.layout import Layout
 from keras_dynhp.federated.live import LiveNetwork
 from keras_dynhp.federated.messages import Counts, Plan, Refused, Update, read_weights
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
+from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.memory import measure
 from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.estimate import StepMemory
@@ -222,6 +223,7 @@ class DynHPClient:
 
         unhook = hook_update_step(optimizer, before, after, pace)
         give_back = weaken_dropout(live.groups, full)
+        sidestep_strided_kernels(model)
         tells = measure.is_available()
         if tells:
             measure.reset_peak()

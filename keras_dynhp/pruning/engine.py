@@ -14,6 +14,7 @@ from keras_dynhp.criteria.criterion import Criterion
 from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
+from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.pruning.averages import averages_of
 from keras_dynhp.pruning.dropout import weaken_dropout
 from keras_dynhp.pruning.fading import Fading, Originals, follow_rebuild, restore
@@ -138,6 +139,7 @@ class Engine:
         if other is not None and other is not self and other.model is self.model:
             other.release()  # its fit was interrupted
         _in_charge[id(self.model)] = self
+        sidestep_strided_kernels(self.model)
         self._began = self._updates()
         self._hook(self._means(), self._steps())
 

@@ -16,6 +16,7 @@ from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import Trace
 from keras_dynhp.keras_state import graph as ks
+from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.removal import Removals
@@ -88,6 +89,7 @@ def clone_model(
     clone = Clone(model=None)
     removals = removals or Removals()
     clone.model = _Cloner(trace, survivors, masks, removals, clone.operations).model(trace.model)
+    sidestep_strided_kernels(clone.model)
     return clone
 
 

@@ -6,6 +6,7 @@ import math
 
 from keras import layers
 
+from keras_dynhp.keras_state.strided import picks_first
 from keras_dynhp.memory.kernels.columns import Geometry
 from keras_dynhp.memory.kernels.dense import add_bias
 from keras_dynhp.memory.kernels.elementwise import fused
@@ -19,6 +20,7 @@ def _convolution(step: Step, layer, call, inputs):
     w = tape.weight(layer.kernel, layer.compute_dtype)
     spread = max(layer.dilation_rate) > 1
     x = copy(step, x) if spread else x
+    x = _picked(step, x, layer, call) if picks_first(layer) else x
     y = convolve(step, x, w, _geometry(layer, call), size_of(call.output))
     y = copy(step, y) if spread else y
     add_bias(step, layer, y)
@@ -30,6 +32,16 @@ def copy(step: Step, x):
     tape = step.tape
     y = tape.op("SpaceToBatch", [x], x.size)
     tape.on_gradient(y, lambda dy: tape.send(x, tape.op("BatchToSpace", [dy], x.size)))
+    return y
+
+
+def _picked(step: Step, x, layer, call):
+    """What a convolution of size 1 reads of its input, where it is trained in that way."""
+    tape, channels = step.tape, layer.kernel.shape[-2] * layer.groups
+    positions = call.output.size // layer.filters
+    size = Size(0, positions * channels * itemsize(layer.compute_dtype))
+    y = tape.op("StridedSlice", [x], size)
+    tape.on_gradient(y, lambda dy: tape.send(x, tape.op("StridedSliceGrad", [dy], x.size)))
     return y
 
 
