@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from keras_dynhp.keras_state.strided import picks_first
 from keras_dynhp.sizes import format_size
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Report:
         barriers: layers through which channels could not be followed, with the reasons.
         missed: what the network had too much of when training ended, by resource: what it has, and
             the most that the target allows. Empty when the target was reached.
+        fragile: layers of the final network that plain TensorFlow can crash on, if it is trained
+            on a CPU without keras_dynhp (`keras_dynhp.keras_state.strided` says why).
         notes: what else the user should know.
         budget: the training-memory budget in bytes, None without one.
         device: what `export_tflite` returned, where you put it here; or that as a dict.
@@ -40,6 +43,7 @@ class Report:
     kept: dict[str, str] = field(default_factory=dict)
     barriers: dict[str, str] = field(default_factory=dict)
     missed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fragile: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     budget: int | None = None
     device: DeviceReport | dict | None = None
@@ -73,15 +77,24 @@ class Report:
         """Note the final network, and what it still has too much of."""
         self.after = _figures(engine)
         self.missed = missed
+        self.fragile = [
+            layer.name for layer in engine.model._flatten_layers() if picks_first(layer)
+        ]
 
     @property
     def remarks(self) -> list[str]:
         """Sentences for the end of a page: by how much the target was missed, and the notes."""
-        return [
+        missed = [
             f"Target missed: {name} is {now:,.0f} where {most:,.0f} are allowed. In another `fit` "
             "the same callback goes on from here, unless `max_drop` has stopped it."
             for name, (now, most) in self.missed.items()
-        ] + self.notes
+        ]
+        fragile = [
+            f"Trained on from its file without keras_dynhp, on a CPU, TensorFlow can crash on "
+            f"{', '.join(self.fragile)}: set TF_ENABLE_ONEDNN_OPTS=0 there (oneDNN writes past its "
+            "memory for strided kernels of size 1 with narrow inputs)."
+        ]
+        return missed + (fragile if self.fragile else []) + self.notes
 
     def to_dict(self) -> dict:
         """Plain data for programs."""

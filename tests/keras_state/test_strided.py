@@ -110,10 +110,11 @@ hp = dynhp.PruneAndRebuild(
 model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[hp])
 assert model.get_layer("narrow").filters < 16, model.get_layer("narrow").filters
 model.fit(x, y, batch_size=8, verbose=0)
-print("trained")
+print(hp.report)
 """
 
 
 def test_training_goes_on_where_it_would_crash(run_alone):
     """Without this, AVX-512 machines write past oneDNN's workspace and the process dies."""
-    assert "trained" in run_alone(CRASHES)
+    report = run_alone(CRASHES)
+    assert "without keras_dynhp, on a CPU, TensorFlow can crash on strided: set TF_" in report
