@@ -9,20 +9,26 @@ ResNet, and pruning makes their inputs narrow.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import keras
 
-__all__ = ["is_training", "picks_first", "sidestep_strided_kernels"]
+__all__ = ["differentiated", "is_training", "picks_first", "sidestep_strided_kernels"]
 
 LAYERS = (keras.layers.Conv1D, keras.layers.Conv2D)
 SAFE_CHANNELS = 16
+_differentiated: ContextVar[bool] = ContextVar("differentiated", default=False)
 
 
 def sidestep_strided_kernels(model: keras.Model) -> None:
     """Let convolutions of size 1 with strides pick what they read first, then convolve all of it.
 
-    They compute the same numbers and the same gradients, by other kernels. Only while training,
-    and only where the input has fewer than 16 channels: everything else, files and exports among
-    it, knows nothing of it. It stays on the layers, for who goes on training them.
+    They compute the same numbers and the same gradients, by other kernels. Only while training
+    (or where `differentiated` says that there will be gradients, too), and only where the input
+    has fewer than 16 channels: everything else, files and exports among it, knows nothing of it.
+    It stays on the layers, for who goes on training them.
 
     Args:
         model: whose layers to change, also those inside layers and models.
@@ -45,6 +51,16 @@ def picks_first(layer: keras.layers.Layer) -> bool:
     return _has_strided_kernel(layer) and layer.kernel.shape[-2] < SAFE_CHANNELS
 
 
+@contextlib.contextmanager
+def differentiated() -> Iterator[None]:
+    """Calls in here are differentiated, though not to train: of the inference form."""
+    token = _differentiated.set(True)
+    try:
+        yield
+    finally:
+        _differentiated.reset(token)
+
+
 def is_training(layer: keras.layers.Layer) -> bool:
     """Within a layer's call: whether it is called to be trained."""
     return bool(getattr(layer._get_call_context(), "training", None))
@@ -58,7 +74,7 @@ def _pick_first(layer: keras.layers.Layer) -> None:
     call = layer.call
 
     def picking(inputs, *args, **kwargs):
-        if not (picks_first(layer) and is_training(layer)):
+        if not (picks_first(layer) and (is_training(layer) or _differentiated.get())):
             return call(inputs, *args, **kwargs)
         strides = layer.strides
         picked = [slice(None, None, stride) for stride in strides]

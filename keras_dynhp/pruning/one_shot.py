@@ -14,6 +14,7 @@ from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.criteria.criterion import summed
 from keras_dynhp.graph.groups import ChannelGroups, find_groups
+from keras_dynhp.keras_state.strided import differentiated, sidestep_strided_kernels
 from keras_dynhp.pruning.gates import gate_places
 from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.selection import select
@@ -112,6 +113,7 @@ class _Gates:
                 "call model.compile(loss=...) first."
             )
         self._model, self._groups, self._data = model, groups, data
+        sidestep_strided_kernels(model)
         self._places = {
             group.name: [
                 place
@@ -152,7 +154,7 @@ class _Gates:
     def _gradients(self, values, x, y, sample_weight):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            with keras.StatelessScope(list(zip(self._variables, values))):
+            with keras.StatelessScope(list(zip(self._variables, values))), differentiated():
                 # The inference form: pruning is to leave the network's outputs as they are.
                 outputs = self._model(x, training=False)
             loss = self._model.compute_loss(x, y, outputs, sample_weight)

@@ -113,8 +113,29 @@ model.fit(x, y, batch_size=8, verbose=0)
 print(hp.report)
 """
 
+JUDGED = """
+import keras, numpy as np, tensorflow as tf
+from keras import layers as L
+import keras_dynhp as dynhp
+
+inputs = keras.Input((224, 224, 1))
+x = L.Conv2D(12, 1, activation="relu")(inputs)
+x = L.GlobalAveragePooling2D()(L.Conv2D(18, 1, strides=2)(x))
+model = keras.Model(inputs, L.Dense(2)(x))
+model.compile("sgd", "mse")
+x, y = np.random.rand(32, 224, 224, 1), np.random.rand(32, 2)
+data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+small = dynhp.prune(model, dynhp.Target(compression=2), "taylor", data)
+print(small.count_params() < model.count_params())
+"""
+
 
 def test_training_goes_on_where_it_would_crash(run_alone):
     """Without this, AVX-512 machines write past oneDNN's workspace and the process dies."""
     report = run_alone(CRASHES)
     assert "without keras_dynhp, on a CPU, TensorFlow can crash on strided: set TF_" in report
+
+
+def test_a_trained_narrow_network_is_judged_where_it_would_crash(run_alone):
+    """One-shot pruning takes gradients of the inference form."""
+    assert "True" in run_alone(JUDGED)
