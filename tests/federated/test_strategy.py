@@ -5,6 +5,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 import keras_dynhp as dynhp
@@ -154,6 +155,29 @@ def test_dropout_grows_weaker_with_the_network(federation):
     assert model.layers[0].units < 110
     assert dropped[0] == pytest.approx(0.5, abs=0.02)
     assert dropped[-1] == pytest.approx(0.5 * model.layers[0].units / 400, abs=0.02)
+
+
+def test_clients_keep_out_of_the_kernel_that_crashes(federation):
+    """Their training steps pick what a strided convolution of size 1 reads, and then convolve."""
+    steps = []
+
+    class Note(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            step = tf.function(lambda x: self.model(x, training=True), autograph=False)
+            graph = step.get_concrete_function(tf.zeros((2, 8))).graph
+            steps.append({operation.type for operation in graph.get_operations()})
+
+    def build():
+        layers = [keras.layers.Reshape((4, 2)), keras.layers.Conv1D(6, 1, strides=2)]
+        layers += [keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+        model = keras.Sequential([keras.Input((8,)), *layers])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    node = federation.Node(1, build=build, callbacks=[Note()])
+    strategy = DynHPStrategy(build(), dynhp.Target(compression=1.2), rounds=2)
+    strategy.start(federation.LocalGrid([node]))
+    assert len(steps) == 2 and all("StridedSlice" in step for step in steps)
 
 
 @pytest.mark.parametrize(

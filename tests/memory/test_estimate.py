@@ -95,6 +95,13 @@ def test_what_is_frozen_keeps_nothing_and_needs_no_gradient():
     assert frozen.total < 0.2 * trained.total
 
 
+@pytest.mark.parametrize(("channels", "picked"), [(15, 4 * 4 * 15), (16, 0)])
+def test_a_narrow_strided_convolution_of_size_1_keeps_what_it_picks(channels, picked):
+    layers = [L.Conv2D(5, 1, strides=2), L.GlobalAveragePooling2D(), L.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, channels)), *layers])
+    assert StepMemory(model, "sgd", PLAIN).at(1).activations == 4 * (picked + 5 + 3)
+
+
 def test_max_pooling_keeps_what_its_kernels_read():
     model = cnn()
     image, pooled = 16 * 16 * 8, 8 * 8 * 8
