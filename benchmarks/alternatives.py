@@ -48,10 +48,9 @@ class FeedbackMasks(Fading):
         shadows = self._shadows.values()
         return [(v, shadow.numpy()[where.numpy()], where.numpy()) for v, shadow, where in shadows]
 
-    def lifted(self, key, variable):
-        """The value as if nothing were masked."""
-        value = tf.convert_to_tensor(variable)
-        return value + self._shadows[key][1] if key in self._shadows else value
+    def lifted(self, key, weights):
+        """The weights as if nothing were masked."""
+        return weights + self._shadows[key][1] if key in self._shadows else weights
 
     def after_update(self, key, variable) -> None:
         """The update of masked weights goes to the shadow."""
@@ -65,8 +64,6 @@ class FeedbackMasks(Fading):
 class LiftedGates(GateMeter):
     """Gates on what is behind `FeedbackMasks`."""
 
-    def read(self, key, gradient, variable, weights=None) -> list:
-        """As the base class, with the weights behind the mask."""
+    def _add(self, key, gradient, weights) -> list:
         lifted = FeedbackMasks.current.lifted if FeedbackMasks.current else None
-        weights = variable if lifted is None else lifted(key, variable)
-        return super().read(key, gradient, variable, weights)
+        return super()._add(key, gradient, weights if lifted is None else lifted(key, weights))

@@ -59,14 +59,15 @@ class GateMeter:
             Small tensors, for which all that is large has been read.
         """
         self._begin_step(key, variable)
+        return self._add(key, gradient, tf.convert_to_tensor(variable))
+
+    def _add(self, key: str, gradient, weights) -> list[tf.Tensor]:
         if key not in self._places:
             return []
         read = []
-        product = tf.cast(
-            tf.convert_to_tensor(variable) * tf.convert_to_tensor(gradient), tf.float32
-        )
+        product = tf.cast(weights * tf.convert_to_tensor(gradient), tf.float32)
         for axis, flat in self._places[key]:
-            others = [a for a in range(len(variable.shape)) if a != axis]
+            others = [a for a in range(len(weights.shape)) if a != axis]
             along = tf.reduce_sum(product, others) if others else product
             read.append(along)
             inside = np.flatnonzero(flat >= 0)
