@@ -24,6 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from absl import app, flags
 
+from benchmarks.sketch_gates import GATES
 from benchmarks.tables import by_variant, made_by
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -31,6 +32,7 @@ COLUMNS = ("row", "variant", "seed", "accuracy", "training_accuracy", "widths")
 BATCH, RATE, EPOCHS = 128, 2e-3, 20
 BETA_1, BETA_2 = 0.9, 0.999
 READERS = (0, 2, 4)  # where in the list of weights lies what reads inputs and hidden layers
+LASSO = 0.25  # the share of group lasso in the first loss
 TELLING = 4000  # samples that tell how neurons that go are made up for
 
 
@@ -42,6 +44,8 @@ class Method:
         compression: how many times fewer parameters.
         inputs: whether input features may go.
         start, end: of the cubic schedule, as shares of the training.
+        criterion: what a neuron is worth: "taylor" (its gate), "magnitude" (of its own weights),
+            "random", "lasso" (magnitude, with group lasso), or a name in `sketch_gates.GATES`.
         gate: what of a gate's gradient is averaged.
         rates: power of a variable's shrinkage by which its learning rate grows.
         cost: power of what a neuron costs, by which its score is divided.
@@ -58,6 +62,7 @@ class Method:
     inputs: bool = False
     start: float = 0.1
     end: float = 0.5
+    criterion: str = "taylor"
     gate: Callable = np.square
     rates: float = 0.5
     cost: float = 1.0
@@ -87,6 +92,16 @@ class Variant:
 
 VARIANTS = {
     "as_it_is": Variant("as it is"),
+    "magnitude": Variant("scores by magnitude", {"criterion": "magnitude"}),
+    "random": Variant("scores at random", {"criterion": "random"}),
+    "lasso": Variant(
+        "group lasso until the target, scores by magnitude (PruneTrain)", {"criterion": "lasso"}
+    ),
+    "l0": Variant("hard-concrete gates until the target, scores by them (L0)", {"criterion": "l0"}),
+    "relevance": Variant(
+        "noisy gates until the target, scores by their relevance (VIBNet)",
+        {"criterion": "relevance"},
+    ),
     "absolute": Variant("mean of |gate gradient| rather than of its square", {"gate": np.abs}),
     "fold": Variant("what goes leaves its mean in the biases it fed", {"made_up": "mean"}),
     "fit": Variant("what goes is fitted by what stays (least squares)", {"made_up": "fit"}),
@@ -125,6 +140,10 @@ class Network:
         self.squares = [np.zeros_like(w) for w in self.weights]
         self.full = [w.size for w in self.weights]
         self.gates = [np.zeros(n) for n in dims[:3]]
+        make = GATES.get(method.criterion)
+        first = 0 if method.inputs else 1
+        self.learned = [make(n) if make and i >= first else None for i, n in enumerate(dims[:3])]
+        self.lasso = 0.0
         self.inputs = np.arange(784)
         self.steps = 0
 
@@ -147,6 +166,11 @@ class Network:
     def step(self, x, y, rate: float, random, keep) -> int:
         """One update; returns how many samples were classified rightly."""
         w, m = self.weights, self.method
+        kernels = [w[i] for i in READERS]
+        scales = [gate.sample(random) if gate else None for gate in self.learned]
+        for i, scale in zip(READERS, scales):
+            if scale is not None:
+                w[i] = scale[:, None] * w[i]
         first, second = self.hidden(x)
         drops = None
         if m.dropout:
@@ -159,6 +183,7 @@ class Network:
         logits = second @ w[4] + w[5]
         odds = np.exp(logits - logits.max(1, keepdims=True))
         delta = odds / odds.sum(1, keepdims=True)
+        odds_of_truth = delta[np.arange(len(y)), y] + 1e-30
         delta[np.arange(len(y)), y] -= 1
         delta /= len(y)
         back_2 = (delta @ w[4].T) * (second > 0) * (drops[1] if drops else 1)
@@ -168,10 +193,17 @@ class Network:
             *(second.T @ delta, delta.sum(0)),
         ]
         self.steps += 1
+        bias_1, bias_2 = 1 - BETA_1**self.steps, 1 - BETA_2**self.steps
+        for i, kernel, scale, gate in zip(READERS, kernels, scales, self.learned):
+            w[i] = kernel
+            if gate:
+                gate.learn((kernel * gradients[i]).sum(1), rate)
+                gradients[i] *= scale[:, None]
+        if m.criterion == "lasso":
+            self._add_lasso(gradients, loss=-float(np.log(odds_of_truth).mean()))
         share = max(0.01, 1 / self.steps)
         for gate, i in zip(self.gates, READERS):
             gate += share * (m.gate((w[i] * gradients[i]).sum(1)) - gate)
-        bias_1, bias_2 = 1 - BETA_1**self.steps, 1 - BETA_2**self.steps
         for i, gradient in enumerate(gradients):
             self.means[i] += (1 - BETA_1) * (gradient - self.means[i])
             self.squares[i] += (1 - BETA_2) * (np.square(gradient) - self.squares[i])
@@ -182,6 +214,40 @@ class Network:
         for i, factor in keep:
             w[i] *= factor
         return int((logits.argmax(1) == y).sum())
+
+    def _makers(self) -> list[tuple[int, int]]:
+        """For inputs and hidden layers, the kernel whose norm counts, and the axis to sum over."""
+        return [(0, 1), (0, 0), (2, 0)]
+
+    def _add_lasso(self, gradients, loss: float) -> None:
+        """The gradients of the norms of neurons, weighed such that they are a share of the loss."""
+        if self.lasso is None:
+            return
+        groups = self._makers()[0 if self.method.inputs else 1 :]
+        norms = [np.sqrt(np.square(self.weights[i]).sum(a, keepdims=True)) for i, a in groups]
+        if not self.lasso:
+            self.lasso = LASSO / (1 - LASSO) * loss / sum(float(n.sum()) for n in norms)
+        for (i, _), norm in zip(groups, norms):
+            gradients[i] += np.float32(self.lasso) * self.weights[i] / (norm + 1e-12)
+
+    def scores(self, random) -> list[np.ndarray]:
+        """What inputs and hidden neurons are worth."""
+        criterion = self.method.criterion
+        if criterion == "random":
+            return [random.random(n) for n in self.widths]
+        if criterion in ("magnitude", "lasso"):
+            norms = [np.square(self.weights[i]).sum(axis) for i, axis in self._makers()]
+            return [norm / norm.sum() for norm in norms]
+        return [
+            gate.score() if gate else mean.copy() for gate, mean in zip(self.learned, self.gates)
+        ]
+
+    def settle(self) -> None:
+        """The target is reached: what was only there to choose neurons goes."""
+        for i, gate in zip(READERS, self.learned):
+            if gate:
+                self.weights[i] *= gate.settled()[:, None]
+        self.learned, self.lasso = [None] * 3, None
 
     def choose(self, scores, goal: float) -> list[np.ndarray]:
         """Masks of what stays: the least score per cost goes first, until the size is the goal."""
@@ -225,6 +291,9 @@ class Network:
                 for axis, mask in enumerate(axes):
                     arrays[i] = np.compress(mask, arrays[i], axis)
         self.gates = [gate[mask] for gate, mask in zip(self.gates, masks)]
+        for gate, mask in zip(self.learned, masks):
+            if gate:
+                gate.shrink(mask)
         self.inputs = self.inputs[inputs]
 
 
@@ -248,6 +317,8 @@ def train(method: Method, data, seed: int) -> tuple[Network, float]:
     for epoch in range(method.epochs):
         rate = RATE * 0.5 * (1 + math.cos(math.pi * (epoch + 0.5) / method.epochs))
         due = goal(epoch + 1)
+        if epoch >= method.end * method.epochs:
+            network.settle()
         on_trial, before = None, []
         if method.trial and worth is not None and _size(network.widths) > due:
             on_trial = network.choose(worth, due)
@@ -263,7 +334,7 @@ def train(method: Method, data, seed: int) -> tuple[Network, float]:
             x = data.x_train[rows]
             x = x if len(network.inputs) == 784 else x[:, network.inputs]
             right += network.step(x, data.y_train[rows], rate, random, fading)
-        worth = [gate.copy() for gate in network.gates]
+        worth = network.scores(random)
         if _size(network.widths) <= due:
             continue
         masks = network.choose(worth, due)

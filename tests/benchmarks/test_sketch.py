@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sketch import Method, Network, _size, table, train
+from benchmarks.sketch_gates import GATES
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,51 @@ def test_gradients_are_those_of_the_loss(data):
     network.weights[0][place] -= step
     network.step(x, y, 0.0, None, [])
     assert network.means[0][place] / 0.1 == pytest.approx(slope, rel=0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude", "lasso", *GATES])
+def test_every_criterion_ends_with_the_size_asked_for(data, criterion):
+    method = Method(inputs=True, widths=(30, 10), epochs=20, criterion=criterion)
+    network, _ = train(method, data, seed=0)
+    assert _size(network.widths) <= _size((784, 30, 10)) / 10
+    assert network.learned == [None] * 3  # what only chose is gone
+
+
+@pytest.mark.parametrize("make", GATES.values(), ids=GATES)
+def test_learned_gates_follow_the_gradients_of_loss_and_price(make, monkeypatch):
+    """The loss is the sum of the gates times numbers; the price that of the paper."""
+    monkeypatch.setattr(make, "PRICE", 0.5)
+    weights = np.array([0.3, -0.2, 0.0])
+    gates = make(3)
+    gates.parameters[0] += np.array([-1.5, 0.1, 0.4])
+
+    def loss():
+        sampled = gates.sample(np.random.default_rng(5)).astype(float)
+        return float(sampled @ weights) + make.PRICE * float(gates.score().sum())
+
+    loss()
+    found = gates.gradients(weights)
+    for parameter, gradient in zip(gates.parameters, found):
+        for i in range(3):
+            parameter[i] += 1e-3
+            slope = loss()
+            parameter[i] -= 2e-3
+            slope = (slope - loss()) / 2e-3
+            parameter[i] += 1e-3
+            assert gradient[i] == pytest.approx(slope, rel=0.02, abs=1e-4)
+
+
+def test_group_lasso_is_a_share_of_the_first_loss_and_pulls_norms_down(data):
+    network = Network(Method(widths=(5, 4), criterion="lasso"), np.random.default_rng(1))
+    x, y = data.x_train[:32], data.y_train[:32]
+    norms = [np.sqrt(np.square(network.weights[i]).sum(0)) for i in (0, 2)]
+    gradients = [np.zeros_like(w) for w in network.weights]
+    network._add_lasso(gradients, loss=2.3)
+    assert network.lasso * sum(n.sum() for n in norms) == pytest.approx(2.3 / 3)
+    for i, norm in zip((0, 2), norms):
+        np.testing.assert_allclose(gradients[i], network.lasso * network.weights[i] / norm, 1e-4)
+    network.step(x, y, 0.0, None, [])
+    assert network.lasso > 0
 
 
 @pytest.mark.parametrize("made_up", ["mean", "fit"])
