@@ -84,6 +84,7 @@ VARIANTS = {
         "learning rates grow with what a variable lost", parts=((pace, "POWER", 1.0),)
     ),
     "criterion_magnitude": Variant("magnitude", {"criterion": "magnitude"}),
+    "criterion_scale": Variant("scale of batch normalization", {"criterion": alternatives.Scale()}),
     "criterion_random": Variant("random", {"criterion": "random"}),
     "momentum_long": Variant(
         "Taylor momentum 0.999",

@@ -5,10 +5,28 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from keras_dynhp.criteria.criterion import Magnitude, summed
 from keras_dynhp.keras_state.optimizer import variable_key
 from keras_dynhp.pruning.engine import Engine
 from keras_dynhp.pruning.fading import Fading
 from keras_dynhp.pruning.gates import GateMeter
+
+
+class Scale(Magnitude):
+    """The squared scale of the batch normalization behind a neuron, as a share of its group's.
+
+    As in network slimming (Liu et al. 2017, arXiv 1708.06519), without its penalty. Where nothing
+    is normalized, magnitude.
+    """
+
+    def score(self, group, gates):
+        """The scores of one group."""
+        scales = [place for place in group.places if place.variable.name == "gamma"]
+        if not scales:
+            return super().score(group, gates)
+        squares = [np.square(np.asarray(place.variable, np.float64)) for place in scales]
+        total = sum(summed(place, s, group.size) for place, s in zip(scales, squares))
+        return total / (total.sum() + 1e-30)
 
 
 class EngineWithoutTrials(Engine):
