@@ -72,14 +72,7 @@ VARIANTS = {
             (engine, "GateMeter", alternatives.LiftedGates),
         ),
     ),
-    "rates_kept": Variant(
-        "learning rates stay as they are",
-        parts=((pace, "POWER", 0.0), (pace, "NORMALIZED_POWER", 0.0)),
-    ),
-    "rates_root": Variant(
-        "learning rates grow with the root, in front of normalizations, too",
-        parts=((pace, "NORMALIZED_POWER", 0.5),),
-    ),
+    "rates_kept": Variant("learning rates stay as they are", parts=((pace, "POWER", 0.0),)),
     "rates_full": Variant(
         "learning rates grow with what a variable lost", parts=((pace, "POWER", 1.0),)
     ),

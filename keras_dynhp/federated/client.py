@@ -25,7 +25,7 @@ from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.pruning.dropout import weaken_dropout
 from keras_dynhp.pruning.fading import Fading
 from keras_dynhp.pruning.gates import GateMeter
-from keras_dynhp.pruning.pace import learning_rate_factor, learning_rate_growth
+from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.rebuild.release import release_variable
 
 __all__ = ["DynHPClient"]
@@ -206,9 +206,10 @@ class DynHPClient:
         stays = {name: ~mask for name, mask in live.by_group(plan.on_trial).items()}
         trial = Fading(live.groups, stays, optimizer, len(batches) * self.epochs)
         full = live.full_widths()
-        growth = learning_rate_growth(live.groups, full)
-        by_key = {
-            variable_key(optimizer, v): growth.get(id(v), 1.0) for v in model.trainable_variables
+        times_smaller = shrinkage(live.groups, full)
+        shrunk = {
+            variable_key(optimizer, v): times_smaller.get(id(v), 1.0)
+            for v in model.trainable_variables
         }
 
         def before(gradient, variable):
@@ -218,7 +219,7 @@ class DynHPClient:
             trial.after_update(variable_key(optimizer, variable), variable)
 
         def pace(leaf, variable):
-            return learning_rate_factor(leaf, by_key[variable_key(optimizer, variable)])
+            return learning_rate_factor(leaf, shrunk[variable_key(optimizer, variable)])
 
         unhook = hook_update_step(optimizer, before, after, pace)
         give_back = weaken_dropout(live.groups, full)

@@ -21,7 +21,7 @@ from keras_dynhp.pruning.fading import Fading, Originals, follow_rebuild, restor
 from keras_dynhp.pruning.following import follow, origins_of
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
-from keras_dynhp.pruning.pace import learning_rate_factor, learning_rate_growth
+from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
@@ -344,9 +344,9 @@ class Engine:
                 meter = GateMeter(self.groups, optimizer, start=means, steps=steps)
         self._meter, trial, self.optimizer = meter, self._trial, optimizer
         full = self._widths_before()
-        growth = {
+        shrunk = {
             variable_key(optimizer, entry.variable): factor
-            for key, factor in learning_rate_growth(self.groups, full).items()
+            for key, factor in shrinkage(self.groups, full).items()
             if factor != 1 and (entry := self.groups.trace.variables.get(key))
         }
 
@@ -360,10 +360,10 @@ class Engine:
                 trial.after_update(variable_key(self.optimizer, variable), variable)
 
         def pace(leaf, variable):
-            factor = growth.get(variable_key(self.optimizer, variable), 1.0)
+            factor = shrunk.get(variable_key(self.optimizer, variable), 1.0)
             return learning_rate_factor(leaf, factor)
 
-        if meter is not None or trial is not None or growth:
+        if meter is not None or trial is not None or shrunk:
             self._unhook.append(hook_update_step(optimizer, before, after, pace))
         self._unhook.append(weaken_dropout(self.groups, full))
         renew_train_step(self.model)
