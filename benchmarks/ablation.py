@@ -29,7 +29,8 @@ from benchmarks.training import accuracy, compiled
 from benchmarks.workloads import WORKLOADS
 from examples.datasets import DATASETS
 from examples.networks import NETWORKS
-from keras_dynhp import PruneAndRebuild, Target, count_macs, schedules
+from keras_dynhp import DynHP, PruneAndRebuild, Target, count_macs, schedules
+from keras_dynhp.batching.rules import CABS
 from keras_dynhp.callbacks import prune_and_rebuild
 from keras_dynhp.pruning import engine, fading, gates, pace, selection
 
@@ -42,7 +43,7 @@ class Variant:
 
     Args:
         title: for the table.
-        arguments: of the callback.
+        arguments: of the callback; with a `batch_size` among them it is `DynHP`.
         parts: what replaces which name of which module while it runs.
         dropout: of hidden neurons, which the networks of the comparison's rows do without.
     """
@@ -56,6 +57,11 @@ class Variant:
 def _cost_power(power: float) -> Callable:
     plain = selection._cost
     return lambda *arguments: plain(*arguments) ** power
+
+
+def _cabs(learning_rate: str) -> dict:
+    """A rule of its own for each run: it remembers."""
+    return keras.saving.serialize_keras_object(CABS(learning_rate))
 
 
 VARIANTS = {
@@ -93,6 +99,13 @@ VARIANTS = {
     "schedule_geometric": Variant("geometric, 0.1 to 0.5", {"schedule": "geometric"}),
     "schedule_early": Variant("cubic, 0.1 to 0.3", {"schedule": schedules.Cubic(0.1, 0.3)}),
     "schedule_late": Variant("cubic, 0.1 to 0.7", {"schedule": schedules.Cubic(0.1, 0.7)}),
+    "batch": Variant("batches grow by CABS", {"batch_size": "cabs"}),
+    "batch_sqrt": Variant(
+        "batches grow by CABS, the learning rate with their root", {"batch_size": _cabs("sqrt")}
+    ),
+    "batch_linear": Variant(
+        "batches grow by CABS, the learning rate in proportion", {"batch_size": _cabs("linear")}
+    ),
     "every_2": Variant("every second epoch", {"every": 2}),
     "dropout": Variant("with 20% dropout, weaker as the network shrinks", dropout=0.2),
     "dropout_kept": Variant(
@@ -119,9 +132,9 @@ def run(row: str, variant: str, seed: int, epochs: int) -> dict:
     target = Target(**workload.limits(count_macs(model)))
     began = time.perf_counter()
     with replaced(VARIANTS[variant].parts):
-        hp = PruneAndRebuild(
-            target, prune_inputs=workload.prune_inputs, **VARIANTS[variant].arguments
-        )
+        arguments = {"prune_inputs": workload.prune_inputs, **VARIANTS[variant].arguments}
+        callback = DynHP if "batch_size" in arguments else PruneAndRebuild
+        hp = callback(target=target, **arguments)
         model.fit(
             data.x_train,
             data.y_train,
