@@ -82,6 +82,12 @@ class FeedbackMasks(Fading):
 class LiftedGates(GateMeter):
     """Gates on what is behind `FeedbackMasks`."""
 
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        # Those that were made just before, if any: of an earlier trial nothing is left to lift.
+        self._masks, FeedbackMasks.current = FeedbackMasks.current, None
+
     def _add(self, key, gradient, weights) -> list:
-        lifted = FeedbackMasks.current.lifted if FeedbackMasks.current else None
-        return super()._add(key, gradient, weights if lifted is None else lifted(key, weights))
+        return super()._add(
+            key, gradient, self._masks.lifted(key, weights) if self._masks else weights
+        )

@@ -32,6 +32,8 @@ COLUMNS = ("row", "variant", "seed", "accuracy", "training_accuracy", "widths")
 BATCH, RATE, EPOCHS = 128, 2e-3, 20
 BETA_1, BETA_2 = 0.9, 0.999
 READERS = (0, 2, 4)  # where in the list of weights lies what reads inputs and hidden layers
+# The kernels whose norms count for inputs and hidden neurons, and the axes to sum over.
+MAKERS = ((0, 1), (0, 0), (2, 0))
 LASSO = 0.25  # the share of group lasso in the first loss
 TELLING = 4000  # samples that tell how neurons that go are made up for
 
@@ -215,15 +217,11 @@ class Network:
             w[i] *= factor
         return int((logits.argmax(1) == y).sum())
 
-    def _makers(self) -> list[tuple[int, int]]:
-        """For inputs and hidden layers, the kernel whose norm counts, and the axis to sum over."""
-        return [(0, 1), (0, 0), (2, 0)]
-
     def _add_lasso(self, gradients, loss: float) -> None:
         """The gradients of the norms of neurons, weighed such that they are a share of the loss."""
         if self.lasso is None:
             return
-        groups = self._makers()[0 if self.method.inputs else 1 :]
+        groups = MAKERS[0 if self.method.inputs else 1 :]
         norms = [np.sqrt(np.square(self.weights[i]).sum(a, keepdims=True)) for i, a in groups]
         if not self.lasso:
             self.lasso = LASSO / (1 - LASSO) * loss / sum(float(n.sum()) for n in norms)
@@ -236,7 +234,7 @@ class Network:
         if criterion == "random":
             return [random.random(n) for n in self.widths]
         if criterion in ("magnitude", "lasso"):
-            norms = [np.square(self.weights[i]).sum(axis) for i, axis in self._makers()]
+            norms = [np.square(self.weights[i]).sum(axis) for i, axis in MAKERS]
             return [norm / norm.sum() for norm in norms]
         return [
             gate.score() if gate else mean.copy() for gate, mean in zip(self.learned, self.gates)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import abc
+
 import numpy as np
 
 BETA_1, BETA_2 = 0.9, 0.999
 
 
-class LearnedGates:
+class LearnedGates(abc.ABC):
     """One random gate for each neuron of a layer; what reads the neuron is multiplied by it.
 
     Args:
@@ -21,21 +23,21 @@ class LearnedGates:
         self.squares = [np.zeros(size) for _ in first]
         self.steps = 0
 
+    @abc.abstractmethod
     def sample(self, random) -> np.ndarray:
         """The gates of one step."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def gradients(self, upstream: np.ndarray) -> list[np.ndarray]:
         """Of the loss and the price by each parameter; `upstream` is that of the loss by gates."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def score(self) -> np.ndarray:
         """What the neurons are worth."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def settled(self) -> np.ndarray:
         """The gates once they are random no more."""
-        raise NotImplementedError
 
     def learn(self, upstream: np.ndarray, rate: float) -> None:
         """One step of Adam."""

@@ -6,6 +6,7 @@ import pytest
 
 import keras_dynhp as dynhp
 from benchmarks.ablation import VARIANTS, replaced
+from benchmarks.alternatives import Scale
 
 
 @pytest.mark.parametrize("name", ["trial_feedback", "criterion_scale"])
@@ -23,3 +24,11 @@ def test_a_network_becomes_small_with_what_was_exchanged(name):
         losses = model.fit(x, y, epochs=8, verbose=0, callbacks=[hp]).history["loss"]
     assert model.layers[0].units <= 8
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+def test_neurons_are_worth_the_square_of_their_scale():
+    layers = [keras.layers.Dense(4, name="dense"), keras.layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)])
+    model.layers[1].gamma.assign([1.0, -2.0, 0.0, 1.0])
+    scores = Scale().scores(dynhp.find_groups(model))
+    np.testing.assert_allclose(scores["dense"], [1 / 6, 4 / 6, 0, 1 / 6])

@@ -85,8 +85,13 @@ def test_group_lasso_is_a_share_of_the_first_loss_and_pulls_norms_down(data):
     assert network.lasso * sum(n.sum() for n in norms) == pytest.approx(2.3 / 3)
     for i, norm in zip((0, 2), norms):
         np.testing.assert_allclose(gradients[i], network.lasso * network.weights[i] / norm, 1e-4)
-    network.step(x, y, 0.0, None, [])
-    assert network.lasso > 0
+    network.lasso = 0.0  # as at the first step
+    plain = Network(Method(widths=(5, 4)), np.random.default_rng(1))
+    for one in (network, plain):
+        one.step(x, y, 0.0, None, [])
+    for i, norm in zip((0, 2), norms):
+        added = (network.means[i] - plain.means[i]) / 0.1
+        np.testing.assert_allclose(added, network.lasso * network.weights[i] / norm, 1e-2, 1e-6)
 
 
 @pytest.mark.parametrize("made_up", ["mean", "fit"])
