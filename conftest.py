@@ -77,7 +77,7 @@ def start_alone():
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_alone(start_alone, tmp_path_factory):
     """Runs a program as `start_alone` does, to its good end; what it printed is returned."""
 

@@ -46,7 +46,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         schedule: how far pruning has come as training goes: `"cubic"`, `"linear"`,
             `"geometric"`, `"constant"`, a `Schedule`, a callable from progress in [0, 1] to
             fraction in [0, 1], or a pruning schedule of tensorflow-model-optimization.
-        every: prune at the end of every so many epochs.
+        every: prune at the end of every so many epochs, and of the last.
         prune_inputs: prune input features too; the network then begins with a gather.
         round_to: keep widths at multiples of this (4 or 8: what device kernels like).
 
@@ -161,7 +161,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         if self._has_learned(epoch, logs or {}):
             if self._guard is not None:
                 self.report.notes += self._guard.see(epoch, logs or {}, self._engine)
-            if (epoch + 1) % self.every == 0:
+            if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
                 removed = self._prune(self._fraction(epoch + 1))
         self._tell(epoch, logs, removed)
 

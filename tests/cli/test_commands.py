@@ -59,12 +59,15 @@ def complaint(done):
 
 
 def test_a_process_of_its_own(folder):
-    """As a shell starts it; a script may import it beside flags of its own with the same names."""
+    """As a shell starts it."""
     command = [sys.executable, "-m", "keras_dynhp", "inspect", "model.keras"]
     done = subprocess.run([*command, "--json"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["macs"] == 6 * 24 + 24 * 16 + 16 * 3
-    script = """
+
+
+def test_a_program_may_have_flags_of_the_same_names(tmp_path, start_alone):
+    program = """
 from absl import app, flags
 flags.DEFINE_string("out", "mine", "")
 flags.DEFINE_bool("debug", True, "")
@@ -74,10 +77,12 @@ def main(argv):
     print(argv[1:], code, flags.FLAGS.out, flags.FLAGS.debug)
 app.run(main)
 """
-    command = [sys.executable, "-c", script, "word", "--nodebug"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.stdout == "['word'] 1 mine False\n", done.stderr
-    assert done.stderr.splitlines()[-1].startswith("keras-dynhp: FileNotFoundError: there is no")
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    process = start_alone(program, "word", "--nodebug", output=output, errors=errors)
+    process.join(280)
+    assert output.read_text() == "['word'] 1 mine False\n", errors.read_text()
+    last = errors.read_text().splitlines()[-1]
+    assert last.startswith("keras-dynhp: FileNotFoundError: there is no")
 
 
 def test_inspect(folder, run):

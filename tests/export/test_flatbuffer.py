@@ -8,37 +8,34 @@ from keras_dynhp.export import flatbuffer, litert, tflm, vela
 from keras_dynhp.export.sharing import SharingBuilder
 from keras_dynhp.export.tflite import export_tflite
 
+CASES = [(name, kind) for name in ("resnet_8", "ds_cnn") for kind in (None, "int8", "int16x8")]
+INT8 = [case for case in CASES if case[1] == "int8"]
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """What the converter made of networks, and what was written: paths by name and number type."""
-    made = {}
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def files(request, tmp_path_factory):
+    """What the converter made of a network, what was written, and samples."""
+    name, quantize = request.param
     folder = tmp_path_factory.mktemp("files")
-    patch = pytest.MonkeyPatch()
-    for name in ("resnet_8", "ds_cnn"):
-        for quantize in (None, "int8", "int16x8"):
-            model = networks.with_weights(networks.NETWORKS[name](0.2))
-            before, after = folder / f"{name}-{quantize}-before", folder / f"{name}-{quantize}"
-            compact = flatbuffer.compact
+    before, after = folder / "before", folder / "after"
+    model = networks.with_weights(networks.NETWORKS[name](0.2))
+    compact = flatbuffer.compact
 
-            def keep(tree, before=before, compact=compact):
-                # The reader's tree, packed by FlatBuffers' own builder, is the converter's file.
-                builder = flatbuffer.schema.flatbuffers.Builder(1024)
-                builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
-                before.write_bytes(builder.Output())
-                return compact(tree)
+    def keep(tree):
+        # The reader's tree, packed by FlatBuffers' own builder, is the converter's file.
+        builder = flatbuffer.schema.flatbuffers.Builder(1024)
+        builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
+        before.write_bytes(builder.Output())
+        return compact(tree)
 
-            patch.setattr(flatbuffer, "compact", keep)
-            export_tflite(model, str(after), quantize, networks.samples(model, 100))
-            patch.undo()
-            made[name, quantize] = before, after, networks.samples(model, 50, seed=1)
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flatbuffer, "compact", keep)
+        export_tflite(model, str(after), quantize, networks.samples(model, 100))
+    return before, after, networks.samples(model, 50, seed=1)
 
 
-@pytest.mark.parametrize("name", ["resnet_8", "ds_cnn"])
-@pytest.mark.parametrize("quantize", [None, "int8", "int16x8"])
-def test_every_runtime_computes_the_same(name, quantize, files):
-    before, after, x = files[name, quantize]
+def test_every_runtime_computes_the_same(files):
+    before, after, x = files
     assert after.stat().st_size < before.stat().st_size - 2000
     arena = tflm.measure_arena(str(before))
     assert tflm.measure_arena(str(after)) == arena
@@ -55,27 +52,27 @@ def test_every_runtime_computes_the_same(name, quantize, files):
     assert np.ptp(outputs[0]) > 0
 
 
-@pytest.mark.parametrize("name", ["resnet_8", "ds_cnn"])
-def test_vela_sees_the_same(name, files):
-    before, after, _ = files[name, "int8"]
+@pytest.mark.parametrize("files", INT8, indirect=True, ids=lambda case: case[0])
+def test_vela_sees_the_same(files):
+    before, after, _ = files
     assert vela.measure(str(after)) == vela.measure(str(before))
 
 
 def test_nothing_is_written_twice_and_everything_is_aligned(files):
-    for _, after, _ in files.values():
-        content = after.read_bytes()
-        tree = flatbuffer.read(content)
-        assert flatbuffer.compact(tree) == content
-        for buffer in tree.buffers[1:]:
-            data = buffer.data.tobytes()
-            assert content.count(data) == 1 or len(data) < 100
-            assert any(place % 16 == 0 for place in _places(content, data))
-        for tensor in tree.subgraphs[0].tensors:
-            zeros = None if tensor.quantization is None else tensor.quantization.zeroPoint
-            if zeros is not None and len(zeros) > 8:
-                stored = len(zeros).to_bytes(4, "little") + zeros.tobytes()
-                assert content.count(stored) == 1
-                assert content.index(stored) % 8 == 4
+    _, after, _ = files
+    content = after.read_bytes()
+    tree = flatbuffer.read(content)
+    assert flatbuffer.compact(tree) == content
+    for buffer in tree.buffers[1:]:
+        data = buffer.data.tobytes()
+        assert content.count(data) == 1 or len(data) < 100
+        assert any(place % 16 == 0 for place in _places(content, data))
+    for tensor in tree.subgraphs[0].tensors:
+        zeros = None if tensor.quantization is None else tensor.quantization.zeroPoint
+        if zeros is not None and len(zeros) > 8:
+            stored = len(zeros).to_bytes(4, "little") + zeros.tobytes()
+            assert content.count(stored) == 1
+            assert content.index(stored) % 8 == 4
 
 
 def _places(content, data):

@@ -340,19 +340,21 @@ def test_the_report_is_printable_and_plain(path):
         assert part in printed
 
 
-def test_an_export_is_quiet_and_the_probe_loads_no_tensorflow(tmp_path):
-    script = (
-        "import keras, numpy as np\n"
+def test_an_export_is_quiet_and_the_probe_loads_no_tensorflow(tmp_path, start_alone):
+    path = tmp_path / "m.tflite"
+    program = (
+        "import os, sys, keras, numpy as np\n"
         "from keras_dynhp.export.tflite import export_tflite\n"
         "model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])\n"
-        "import os; os.write(2, b'BEGIN')\n"
-        "export_tflite(model, 'm.tflite', 'int8', np.random.rand(200, 4))\n"
+        "os.write(2, b'BEGIN')\n"
+        "export_tflite(model, sys.argv[1], 'int8', np.random.rand(200, 4))\n"
         "os.write(2, b'END')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "" and "BEGINEND" in done.stderr.replace("\n", "")
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    process = start_alone(program, path, output=output, errors=errors)
+    process.join(280)
+    assert process.exitcode == 0, errors.read_text()
+    assert output.read_text() == "" and "BEGINEND" in errors.read_text().replace("\n", "")
     probe = (
         f"import sys; sys.argv = ['', 'm.tflite']; sys.path.insert(0, '')\n"
         f"exec(open({tflm._PROBE!r}).read())\n"

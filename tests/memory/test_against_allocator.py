@@ -5,6 +5,7 @@ ones here leave room for the luck of one short run on a busy machine.
 """
 
 import concurrent.futures
+import json
 
 import pytest
 
@@ -18,10 +19,23 @@ CASES = [
 ]
 
 
+PROGRAM = """
+import json, sys
+from benchmarks.memory_estimate import measure
+print(json.dumps(measure(*json.loads(sys.argv[1]))))
+"""
+
+
 @pytest.fixture(scope="module")
-def measurements():
+def measurements(run_alone):
+    def measured(case, onednn):
+        if not onednn:  # which is read when TensorFlow is imported
+            return measured_apart(case, onednn)
+        printed = run_alone(PROGRAM, json.dumps(case), TF_CPU_ALLOCATOR_USE_BFC="1")
+        return json.loads(printed.splitlines()[-1])
+
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return dict(zip(CASES, pool.map(lambda case: measured_apart(*case), CASES)))
+        return dict(zip(CASES, pool.map(measured, *zip(*CASES))))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0][0]}-{case[0][2]}")

@@ -5,7 +5,6 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import keras
 import networks
@@ -242,13 +241,10 @@ def test_an_unwritable_place(command, model, tmp_path):
         command.convert(str(model / "net.keras"), str(tmp_path / "file" / "out"))
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, run_alone):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "net.keras")
-    run = [sys.executable, str(ROOT / "tflite" / "convert.py"), str(tmp_path / "net.keras")]
-    done = subprocess.run(
-        [*run, f"--out={tmp_path / 'out'}", "--quantize=none"], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "| flash |" in done.stdout
+    flags = (f"--out={tmp_path / 'out'}", "--quantize=none")
+    assert "| flash |" in run_alone(ROOT / "tflite" / "convert.py", tmp_path / "net.keras", *flags)
     assert (tmp_path / "out" / "model_data.cc").exists()
 
 
