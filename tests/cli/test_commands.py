@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -58,12 +59,14 @@ def complaint(done):
     return lines[first:]
 
 
-def test_a_process_of_its_own(folder):
-    """As a shell starts it."""
-    command = [sys.executable, "-m", "keras_dynhp", "inspect", "model.keras"]
-    done = subprocess.run([*command, "--json"], cwd=folder, capture_output=True, text=True)
+def test_a_process_of_its_own(folder, run_alone):
+    """The command that the package installs, and as a module."""
+    command = [str(Path(sys.executable).parent / "keras-dynhp"), "inspect", "model.keras", "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["macs"] == 6 * 24 + 24 * 16 + 16 * 3
+    program = "import runpy; runpy.run_module('keras_dynhp', run_name='__main__')"
+    assert run_alone(program, "inspect", folder / "model.keras", "--json") == done.stdout
 
 
 def test_a_program_may_have_flags_of_the_same_names(tmp_path, start_alone):

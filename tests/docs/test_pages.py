@@ -1,7 +1,7 @@
 """Every code block of the documentation and the README is run; the examples for clusters parsed."""
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,20 +36,30 @@ def test_there_are_pages_and_all_kinds_of_blocks_are_known():
         assert page.read_text(encoding="utf-8").count("```") == 2 * len(blocks(page)), page
 
 
+# What the command `keras-dynhp` is, in the folder of the one who writes it.
+COMMAND = """
+import os, sys
+os.chdir(sys.argv.pop(1))
+from keras_dynhp.cli import run
+run()
+"""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run(page, tmp_path, monkeypatch):
+def test_blocks_run(page, tmp_path, monkeypatch, run_alone):
     """In their order, in one namespace and one folder for each page, as a reader would."""
     if page.stem in NEEDS:
         pytest.importorskip(NEEDS[page.stem])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     namespace = {"__name__": page.stem}
     for kind, code in blocks(page):
         if kind == "python":
             exec(compile(code, f"{page.name}", "exec"), namespace)
         elif kind == "bash":
-            done = subprocess.run(["bash", "-e", "-c", code], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+            for line in code.splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "keras-dynhp"
+                run_alone(COMMAND, tmp_path, *arguments)
 
 
 def test_readme(tmp_path, monkeypatch):

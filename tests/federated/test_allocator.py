@@ -21,7 +21,8 @@ for left in (0, 1 << 20):
 alone, beside = peaks
 assert len(alone) == len(beside) == 4, peaks
 for one, other in zip(alone, beside):
-    assert 0 < one <= 2 * 2**20 and abs(one - other) < 2**14, peaks
+    # What is in use for a moment depends on threads: far less than the 4 MB of the others.
+    assert 0 < one <= 2 * 2**20 and abs(one - other) < 2**18, peaks
 """
 
 

@@ -80,15 +80,17 @@ def test_a_node_without_a_registered_key_is_refused(tmp_path):
         online = []
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            listed = json.loads(federation.flwr("supernode", "ls", "here", "--format", "json"))
-            online = [node for node in listed["nodes"] if node["status"] == "online"]
+            time.sleep(1)
             refused = [
                 federation.processes[name].poll() not in (None, 0)
                 for name in ("unregistered", "keyless")
             ]
-            if online and all(refused):
+            if not all(refused):
+                continue
+            listed = json.loads(federation.flwr("supernode", "ls", "here", "--format", "json"))
+            online = [node for node in listed["nodes"] if node["status"] == "online"]
+            if online:
                 break
-            time.sleep(1)
         logs = {name: federation.log(name) for name in ("superlink", "unregistered", "keyless")}
         assert federation.processes["registered"].poll() is None
     assert len(online) == 1, logs
