@@ -216,8 +216,9 @@ def main(argv):
                     writer = csv.DictWriter(file, COLUMNS)
                     writer.writeheader()
                     writer.writerows(records)
+    shown = [r for r in records if int(r["epochs"]) == (FLAGS.epochs or WORKLOADS[r["row"]].epochs)]
     made = made_by("python -m benchmarks.ablation")
-    (path.parent / "ablation.md").write_text(f"{made}\n{table(records)}")
+    (path.parent / "ablation.md").write_text(f"{made}\n{table(shown)}")
 
 
 if __name__ == "__main__":

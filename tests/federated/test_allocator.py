@@ -3,6 +3,7 @@
 import os
 
 SHARED = """
+import statistics
 import sys
 import tensorflow as tf
 sys.path.insert(0, sys.argv[1])
@@ -20,9 +21,9 @@ for left in (0, 1 << 20):
     del others
 alone, beside = peaks
 assert len(alone) == len(beside) == 4, peaks
-for one, other in zip(alone, beside):
-    # What is in use for a moment depends on threads: far less than the 4 MB of the others.
-    assert 0 < one <= 2 * 2**20 and abs(one - other) < 2**18, peaks
+assert all(0 < peak <= 2 * 2**20 for peak in alone + beside), peaks
+# A round's peak depends on threads, once in a while by more.
+assert abs(statistics.median(alone) - statistics.median(beside)) < 2**14, peaks
 """
 
 
