@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import keras
 import tensorflow as tf
 
@@ -11,6 +13,20 @@ from keras_dynhp.keras_state import fit as fit_state
 __all__ = ["FitData"]
 
 _KERAS_BATCH_SIZE = 32  # where `fit` is given none
+
+
+class Watch(Protocol):
+    """Is told where an epoch stands."""
+
+    def pipeline_made(self, holds_all: bool) -> None:
+        """The epoch's pipeline is there, and nothing has been read from it.
+
+        Args:
+            holds_all: whether it has no buffers that are still to be filled.
+        """
+
+    def first_step_done(self) -> None:
+        """The first step (or steps, of an execution) is done, and another one follows."""
 
 
 class FitData:
@@ -50,8 +66,9 @@ class FitData:
     20 samples in 2 steps
     """
 
-    def __init__(self, epoch_iterator, callbacks) -> None:
+    def __init__(self, epoch_iterator, callbacks, watch: Watch | None) -> None:
         self._epoch_iterator = epoch_iterator
+        self._watch = watch
         self._callbacks = callbacks
         self._give_back_arrays = None
         self.holds_arrays = fit_state.is_array_adapter(epoch_iterator.data_adapter)
@@ -64,8 +81,12 @@ class FitData:
         self.num_replicas = fit_state.num_replicas(epoch_iterator)
 
     @classmethod
-    def attach(cls, model: keras.Model) -> FitData:
+    def attach(cls, model: keras.Model, watch: Watch | None = None) -> FitData:
         """Take charge of the data of the running `model.fit`, from `on_train_begin`.
+
+        Args:
+            model: that is trained.
+            watch: who wants to know where an epoch stands.
 
         Raises:
             RuntimeError: `fit` does not run, or has begun to read its data, or another FitData
@@ -82,7 +103,7 @@ class FitData:
             )
         _check(fit)
         _batch_single_samples(model, fit)
-        data = cls(iterator, fit.callbacks)
+        data = cls(iterator, fit.callbacks, watch)
         fit_state.take_over_epochs(iterator, data._epoch, data._data_ended)
         return data
 
@@ -145,14 +166,20 @@ class FitData:
         at_once = self._epoch_iterator.steps_per_execution
         dataset = self._source.dataset(self._running)
         iterator = iter(fit_state.distribute(self._epoch_iterator, dataset))
+        if self._watch is not None:
+            self._watch.pipeline_made(self.holds_arrays)
         if self._exact:
             for step in range(0, steps, at_once):
+                if step == at_once and self._watch is not None:
+                    self._watch.first_step_done()
                 yield step, min(step + at_once, steps) - 1, iterator
             self._end_epoch()
             adapter.on_epoch_end()
             return
         step = 0
         while True:  # until the data end, which Keras answers with `_data_ended`
+            if step == at_once and self._watch is not None:
+                self._watch.first_step_done()
             yield step, step + at_once - 1, iterator
             step += at_once
 

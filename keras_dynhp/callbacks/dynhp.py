@@ -16,14 +16,10 @@ from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
-from keras_dynhp.memory import measure
 from keras_dynhp.memory.budget import Budget
+from keras_dynhp.memory.epoch_peak import EpochPeak
 from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.rebuild.release import pack
-
-# Bytes that come and stay for other reasons than data: metrics, constants of traced functions, and
-# what the allocator hands out beyond what it was asked for.
-_NOISE = 2**20
 
 
 @keras.saving.register_keras_serializable(package="keras_dynhp")
@@ -40,8 +36,8 @@ class DynHP(PruneAndRebuild):
     Args:
         budget: the most training memory: an int (bytes), or `"512KB"`, `"4MB"`. Weights,
             gradients, optimizer slots, activations, the input batch and workspace count; data
-            that was in memory before the first step does not. With several replicas each has as
-            much. None: no cap.
+            that was in memory before the first step does not, nor what a `tf.data` pipeline keeps
+            (a buffer to shuffle in, a cache). With several replicas each has as much. None: no cap.
         target: what the final network must satisfy; 4 times fewer parameters if None.
         criterion: `"taylor"`, `"magnitude"`, `"random"`, or a `Criterion`.
         schedule: `"cubic"`, `"linear"`, `"geometric"`, `"constant"`, a `Schedule`, or any callable
@@ -107,21 +103,19 @@ class DynHP(PruneAndRebuild):
             )
         self._data: FitData | None = None
         self._step: tuple[list, StepMemory] | None = None  # and the shapes it was written for
-        self._peak: int | None = None  # of the running epoch, in bytes
-        self._unclear = False  # ... whose peak can't be told from loading data
-        self._foreign = 0  # bytes that are not the training's: data, other models
+        self._peak = EpochPeak()
         self._has_begun = self._has_garbage = False
 
     # ---- Keras's calls -----------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
         self._has_begun, self._step = False, None
-        self._find_foreign()
+        self._peak.begin_fit(self._own_bytes())
         super().on_train_begin(logs)
         self._has_garbage = not self.on_target
-        self._data = FitData.attach(self.model)
+        self._data = FitData.attach(self.model, self._peak)
         if self._data.holds_arrays:
-            self._find_foreign()
+            self._peak.begin_fit(self._own_bytes())
         self._requested = self._data.batch_size
         optimizer = self.model.optimizer
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
@@ -137,21 +131,16 @@ class DynHP(PruneAndRebuild):
         on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
         self._estimate = self._step_memory().at(on_one_replica)
         self._moments = read_moments(self.model.optimizer)
-        self._peak, self._unclear = None, False
-        if measure.is_available():
-            if self._has_begun:
-                self._find_foreign()
-            self._level = measure.current_bytes()
-            measure.reset_peak()
+        self._peak.begin_epoch(self._own_bytes(), self._estimate.inputs)
         self._has_begun = True
 
     def on_test_begin(self, logs=None):
-        self._read_peak()  # of training; validation brings data of its own
+        self._peak.read()  # of training; validation brings data of its own
 
     def on_epoch_end(self, epoch, logs=None):
-        self._read_peak()
-        if self.budget is not None and self._peak is not None:
-            self.budget.observe(self._estimate, self._peak)
+        self._peak.read()
+        if self.budget is not None and self._peak.value is not None:
+            self.budget.observe(self._estimate, self._peak.value)
         # Before pruning: it replaces the variables whose gradients the epoch had.
         variance = gradient_variance(self.model.optimizer, self._data.batch_size, self._moments)
         super().on_epoch_end(epoch, logs)
@@ -225,34 +214,13 @@ class DynHP(PruneAndRebuild):
         self._data.set_batch_size(max(replicas, batch_size // replicas * replicas))
         self._rates.follow(self._data)
 
-    def _read_peak(self) -> None:
-        """Where the allocator reports: the most bytes of this epoch's training, once."""
-        if self._peak is not None or self._unclear or not measure.is_available():
-            return
-        peak = measure.peak_bytes() - self._foreign
-        came_to_stay = measure.current_bytes() - self._level
-        # When `fit` first loads its validation data, the peak is not that of a training step.
-        self._unclear = came_to_stay > max(_NOISE, 0.1 * peak)
-        if not self._unclear:
-            self._peak = max(0, peak)
-
-    def _find_foreign(self) -> None:
-        """Between two steps: how much of what is in use is not the training's.
-
-        Once an epoch is over, only what is far more or less than before is news: validation data
-        that `fit` has loaded, another model. All else is what training leaves.
-        """
-        if not measure.is_available():
-            return
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        own = sum(int(v.value.numpy().nbytes) for v in variables)
-        foreign = measure.current_bytes() - own
-        more = foreign - self._foreign
-        if not self._has_begun or more < 0 or more > max(_NOISE, 0.1 * own):
-            self._foreign = foreign
+    def _own_bytes(self) -> int:
+        """What the allocator holds of the model and its optimizer."""
+        values = [v.value for v in (*self.model.variables, *self.model.optimizer.variables)]
+        return sum(value.shape.num_elements() * value.dtype.size for value in values)
 
     def _figures(self) -> dict:
-        used = self._estimate.total if self._peak is None else self._peak
+        used = self._estimate.total if self._peak.value is None else self._peak.value
         return {"batch_size": self._data.batch_size, "train_memory": used}
 
     def _memory(self) -> dict:

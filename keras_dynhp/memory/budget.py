@@ -42,9 +42,9 @@ class Budget:
     What a step needs is estimated, and what the input pipeline holds beside it is counted in
     batches of input: three at first. Where TensorFlow's allocator reports, every epoch's measured
     peak corrects both. The pipeline's share rises at once where the peak was higher than expected,
-    and falls by half, though one batch is always reckoned with. The step's share is lowered where
-    the estimate was far too high, by what the unluckiest of the last epochs allows, and only for
-    steps up to twice as large as one measured: a small batch says little about a large one.
+    and falls by a quarter, though one batch is always reckoned with. The step's share is lowered
+    where the estimate was far too high, by what the unluckiest of the last epochs allows. Neither
+    is believed beyond twice what was measured: a small batch says little about a large one.
 
     Args:
         limit: bytes, or a string such as `"4MB"`.
@@ -58,7 +58,8 @@ class Budget:
         self.pipeline_batches = PIPELINE_BATCHES
         self._pipeline = pipeline
         self._ratios: list[float] = []
-        self._measured_up_to = 0
+        self._measured_up_to = 0  # bytes of a step
+        self._inputs_up_to = 0  # bytes of its batch
 
     @property
     def usable(self) -> int:
@@ -69,10 +70,11 @@ class Budget:
         """Learn from an epoch: what was estimated, and the peak that was measured, in bytes."""
         if self._pipeline:
             seen = max(0.0, (measured - estimate.total) / max(estimate.inputs, 1))
-            self.pipeline_batches = max(seen, (self.pipeline_batches + seen) / 2)
+            self.pipeline_batches = max(seen, (3 * self.pipeline_batches + seen) / 4)
         count = _EPOCHS if self._pipeline else _ROUNDS
         self._ratios = [*self._ratios, measured / max(estimate.total, 1)][-count:]
         self._measured_up_to = max(self._measured_up_to, estimate.total)
+        self._inputs_up_to = max(self._inputs_up_to, estimate.inputs)
 
     def predict(self, estimate: MemoryEstimate) -> int:
         """The peak to expect, in bytes, with its margin."""
@@ -80,6 +82,8 @@ class Budget:
         if estimate.total <= _REACH * self._measured_up_to:
             known = min(1.0, max(self._ratios) / LUCK)
         waiting = max(self.pipeline_batches, known * FEWEST_BATCHES)
+        if estimate.inputs > _REACH * self._inputs_up_to:
+            waiting = max(waiting, PIPELINE_BATCHES)
         if not self._pipeline:
             known = max([known, *self._ratios])
         return int(MARGIN * (known * estimate.total + waiting * estimate.inputs)) + 1
@@ -138,6 +142,7 @@ class Budget:
             "pipeline_batches": self.pipeline_batches,
             "ratios": list(self._ratios),
             "measured_up_to": self._measured_up_to,
+            "inputs_up_to": self._inputs_up_to,
         }
 
     def set_state(self, state: dict) -> None:
@@ -145,3 +150,4 @@ class Budget:
         self.pipeline_batches = float(state["pipeline_batches"])
         self._ratios = [float(ratio) for ratio in state["ratios"]]
         self._measured_up_to = int(state["measured_up_to"])
+        self._inputs_up_to = int(state["inputs_up_to"])

@@ -78,6 +78,17 @@ def test_a_peak_far_under_the_estimate_is_not_carried_to_much_larger_steps():
     assert budget.predict(far) > far.total
 
 
+def test_that_few_small_batches_waited_says_little_about_large_ones():
+    """Until they have been measured, as many are reckoned with as at first."""
+    budget, fresh = Budget("64MB"), Budget("64MB")
+    for _ in range(9):
+        budget.observe(step(100), step(100).total)
+    assert budget.predict(step(200)) < fresh.predict(step(200))
+    assert budget.predict(step(201)) == fresh.predict(step(201))
+    budget.observe(step(201), step(201).total)
+    assert budget.predict(step(402)) < fresh.predict(step(402))
+
+
 def test_one_lucky_epoch_does_not_count_against_unlucky_ones():
     budget = Budget("64MB")
     for measured in (0.95, 0.4):
