@@ -42,7 +42,7 @@ class Budget:
     What a step needs is estimated, and what the input pipeline holds beside it is counted in
     batches of input: three at first. Where TensorFlow's allocator reports, every epoch's measured
     peak corrects both. The pipeline's share rises at once where the peak was higher than expected,
-    and falls by a quarter, though one batch is always reckoned with. The step's share is lowered
+    and falls by half, though one batch is always reckoned with. The step's share is lowered
     where the estimate was far too high, by what the unluckiest of the last epochs allows. Neither
     is believed beyond twice what was measured: a small batch says little about a large one.
 
@@ -70,7 +70,7 @@ class Budget:
         """Learn from an epoch: what was estimated, and the peak that was measured, in bytes."""
         if self._pipeline:
             seen = max(0.0, (measured - estimate.total) / max(estimate.inputs, 1))
-            self.pipeline_batches = max(seen, (3 * self.pipeline_batches + seen) / 4)
+            self.pipeline_batches = max(seen, (self.pipeline_batches + seen) / 2)
         count = _EPOCHS if self._pipeline else _ROUNDS
         self._ratios = [*self._ratios, measured / max(estimate.total, 1)][-count:]
         self._measured_up_to = max(self._measured_up_to, estimate.total)
