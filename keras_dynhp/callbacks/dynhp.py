@@ -29,6 +29,8 @@ class DynHP(PruneAndRebuild):
     Neurons that contribute little are masked, then removed; the network is rebuilt with its
     weights and optimizer state; the memory this frees goes to larger batches, which steady
     convergence. After `fit`, the model object the user holds is a small plain Keras model.
+    What frozen layers read stays whole, so of a frozen pretrained network only the features that
+    new layers read may go.
     The method is that of Valerio et al., "Dynamic Hard Pruning of Neural Networks at the Edge of
     the Internet" (arXiv 2011.08545); criterion, schedule and batch rules are our own choices,
     described in the documentation.

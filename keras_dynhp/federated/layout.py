@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_dynhp.graph.groups import find_groups
+from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
 
 __all__ = ["Indices", "Layout"]
@@ -46,7 +46,7 @@ class Layout:
     """
 
     def __init__(self, model: keras.Model):
-        self.groups = find_groups(model)
+        self.groups = find_unfrozen_groups(model)
         self.sizes = [group.size for group in self.groups]
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(int)
         self.variables = [v for v in model.weights if "float" in _dtype(v)]

@@ -7,9 +7,9 @@ import numpy as np
 
 from keras_dynhp.federated.blank import blank_weights
 from keras_dynhp.federated.layout import Layout
-from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import adopt
 from keras_dynhp.pruning.following import origins_of
+from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.rebuild.clone import clone_model, transfers
 from keras_dynhp.rebuild.in_place import rebuild_in_place
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
@@ -59,7 +59,7 @@ class LiveNetwork:
         plan = plan_rebuild(self.groups, self.groups.survivors(keep))
         moves = rebuild_in_place(plan) if values else self._rebuild_blank(plan)
         of = {id(move.old): move for move in moves}
-        before, self.groups = self.groups, find_groups(self.model)
+        before, self.groups = self.groups, find_unfrozen_groups(self.model)
         self.variables = [of[id(v)].new if id(v) in of else v for v in self.variables]
         was = self._numbers
         self._numbers = {

@@ -167,6 +167,16 @@ class ChannelGroups:
                     places[number].append(Place(entry.variable, axis, role, entry.layer, index))
         return places
 
+    def keep(self, reasons: Mapping[str, str]) -> None:
+        """Let prunable groups stay whole, each for a reason."""
+        stays = np.array([group.name in reasons for group in self.groups], bool)
+        renumber = np.append(np.where(stays, -1, np.cumsum(~stays) - 1), -1)  # -1 stays -1
+        self._group_of = renumber[self._group_of]
+        for group in self.groups:
+            if group.name in reasons:
+                self.kept.append(dataclasses.replace(group, reason=reasons[group.name]))
+        self.groups = [group for group in self.groups if group.name not in reasons]
+
     # ---- using ------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[ChannelGroup]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria.criterion import Criterion
-from keras_dynhp.graph.groups import find_groups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
 from keras_dynhp.keras_state.strided import sidestep_strided_kernels
@@ -19,6 +18,7 @@ from keras_dynhp.pruning.averages import averages_of
 from keras_dynhp.pruning.dropout import weaken_dropout
 from keras_dynhp.pruning.fading import Fading, Originals, follow_rebuild, restore
 from keras_dynhp.pruning.following import follow, origins_of
+from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
@@ -83,7 +83,7 @@ class Engine:
         self.criterion = criterion
         self.prune_inputs = prune_inputs
         self.round_to = round_to
-        self.groups = find_groups(model, prune_inputs)
+        self.groups = find_unfrozen_groups(model, prune_inputs)
         self.goals = Goals(self.groups, target, round_to)
         self.goals.check(model, self.groups)
         self._meter: GateMeter | None = None
@@ -199,7 +199,7 @@ class Engine:
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
         self._acquitted = follow_rebuild(originals, moves)
-        before, self.groups = self.groups, find_groups(self.model, self.prune_inputs)
+        before, self.groups = self.groups, find_unfrozen_groups(self.model, self.prune_inputs)
         origins = origins_of(before, self.groups, moves)
         was = self.origins
         self.origins = {name: (was[old][0], was[old][1][n]) for name, (old, n) in origins.items()}

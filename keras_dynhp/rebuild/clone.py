@@ -227,7 +227,8 @@ class _Cloner:
                 f"Layer {self.trace.paths.get(id(old), old.name)!r} ({type(old).__name__}) can't "
                 f"be called on the smaller tensors it would get: {error}"
             ) from error
-        if chain is not None:
+        # The only operations in a Sequential are those that make masks, which its layers do anew.
+        if chain is not None and isinstance(new, keras.layers.Layer):
             chain.append(new)
         for tensor, result in zip(outputs, keras.tree.flatten(results)):
             if self.masks is not None:

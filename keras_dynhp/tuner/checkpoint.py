@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_dynhp.graph.groups import find_groups
+from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.rebuild.in_place import rebuild_in_place
 from keras_dynhp.rebuild.plan import plan_rebuild
 from keras_dynhp.saving.files import read_tree, replace_file, write_tree
@@ -132,7 +132,7 @@ class LoadsPruned:
 
 
 def _remove(model: keras.Model, stage: Stage, filepath) -> None:
-    groups = find_groups(model, stage.prune_inputs)
+    groups = find_unfrozen_groups(model, stage.prune_inputs)
     if len(list(groups)) != len(stage.removed):
         raise ValueError(_another(filepath, f"{len(list(groups))} groups", len(stage.removed)))
     keep = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_dynhp import criteria
 from keras_dynhp.criteria import Criterion
-from keras_dynhp.graph.groups import find_groups
+from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.pruning.resources import Resource, parameters
 
 # Scores are 0 to 1; what goes first scores so much less than what stays, which has at least
@@ -35,7 +35,7 @@ class FullNetwork:
     @classmethod
     def of(cls, model: keras.Model) -> FullNetwork:
         """Of a model that has not been pruned."""
-        groups = find_groups(model)
+        groups = find_unfrozen_groups(model)
         sizes = {group.name: group.size for group in groups}
         return cls(model.count_params(), sizes, parameters(groups))
 

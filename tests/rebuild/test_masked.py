@@ -187,6 +187,29 @@ def test_several_inputs_and_outputs_keep_their_structure():
         np.testing.assert_allclose(small(data)[name], masked(data)[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["ids", "values"])
+def test_a_sequential_model_whose_layers_skip_time_steps(kind):
+    """Keras puts the operations that make the mask into the graph, though not into the list."""
+    if kind == "ids":
+        begins = [keras.Input((7,), dtype="int32"), L.Embedding(20, 6, mask_zero=True)]
+        data = np.array([[3, 1, 0, 2, 0, 0, 0], [4, 0, 5, 1, 1, 0, 0]], "int32")
+    else:
+        begins = [keras.Input((7, 3)), L.Masking(0.0), L.Dense(6)]
+        data = np.random.default_rng(0).normal(size=(2, 7, 3)).astype("float32")
+        data[:, 4:] = 0.0
+    rest = [L.Bidirectional(L.LSTM(5, return_sequences=True)), L.GRU(4), L.Dense(2)]
+    model = keras.Sequential([*begins, *rest])
+    assert check(model, inputs=data).error <= ROUNDING
+    small = []
+    for same in (model, keras.Model(model.inputs, model.outputs)):
+        groups = dynhp.find_groups(same)
+        keep = {group.name: np.arange(group.size) % 2 == 0 for group in groups}
+        small.append(smaller_copy(plan_rebuild(groups, groups.survivors(keep))))
+    assert type(small[0]) is keras.Sequential
+    assert small[0].count_params() < model.count_params()
+    assert difference(*(outputs_of(each, data) for each in small)) <= ROUNDING
+
+
 def test_frozen_layers_stay_frozen():
     model = resnet()
     model.get_layer("inner").trainable = False
