@@ -11,6 +11,8 @@ import tempfile
 
 import numpy as np
 
+from keras_dynhp.export import flatbuffer
+
 _PROBE = os.path.join(os.path.dirname(__file__), "tflm_probe.py")
 
 
@@ -40,7 +42,9 @@ def measure_arena(path: str) -> int:
         ImportError: where tflite-micro is missing.
         MicroRuntimeError: where the runtime refuses the model.
     """
-    return int(_probe(path))
+    with open(path, "rb") as file:
+        inputs = flatbuffer.read(file.read()).subgraphs[0].inputs
+    return int(_probe(path, str(len(inputs))))
 
 
 def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> np.ndarray:

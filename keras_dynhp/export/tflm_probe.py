@@ -1,8 +1,8 @@
 """Runs in a child process: TensorFlow Lite Micro on one model. Never imports TensorFlow.
 
-`python tflm_probe.py MODEL` prints the smallest arena that runs, `python tflm_probe.py MODEL
-ARENA_BYTES INPUTS.npz OUTPUTS.npz` runs samples. What the runtime says goes to stderr. Every try at
-an arena is a fork of its own: too small an arena may crash.
+`python tflm_probe.py MODEL NUM_INPUTS` prints the smallest arena that runs, `python tflm_probe.py
+MODEL ARENA_BYTES INPUTS.npz OUTPUTS.npz` runs samples. What the runtime says goes to stderr. Every
+try at an arena is a fork of its own: too small an arena may crash.
 """
 
 import os
@@ -21,10 +21,14 @@ LARGEST_ARENA = 1 << 31
 STEP = 8
 
 
-def smallest_arena(path: str) -> int:
+def smallest_arena(path: str, num_inputs: int) -> int:
     """Bytes of the smallest arena in which the model runs once."""
+
+    def attempt(size: int) -> tuple[int, str]:
+        return run_once(path, size, num_inputs)
+
     size = FIRST_ARENA
-    while (said := attempt(path, size))[0]:
+    while (said := attempt(size))[0]:
         # The plan of buffers lies in the arena too, so how many there may be depends on its size.
         short = ("too small", "llocat", "resize buffer", "Too many buffers")
         too_small = any(word in said[1] for word in short) or not said[1].strip()
@@ -32,20 +36,20 @@ def smallest_arena(path: str) -> int:
             sys.exit(said[1])
         size *= 4
     low = int(re.search(r"Arena allocation total (\d+) bytes", said[1]).group(1))
-    if not attempt(path, low)[0]:
+    if not attempt(low)[0]:
         return low
     # Preparing an operator may for a moment need more than is reported at the end.
     step = STEP
-    while attempt(path, low + step)[0]:
+    while attempt(low + step)[0]:
         low, step = low + step, 2 * step
     high = low + step
     while high - low > STEP:
         middle = low + (high - low) // (2 * STEP) * STEP
-        low, high = (middle, high) if attempt(path, middle)[0] else (low, middle)
+        low, high = (middle, high) if attempt(middle)[0] else (low, middle)
     return high
 
 
-def attempt(path: str, arena_bytes: int) -> tuple[int, str]:
+def run_once(path: str, arena_bytes: int, num_inputs: int) -> tuple[int, str]:
     """Run once in a fork: its exit status (0: it ran) and what the runtime said."""
     with tempfile.TemporaryFile() as said:
         child = os.fork()
@@ -54,6 +58,10 @@ def attempt(path: str, arena_bytes: int) -> tuple[int, str]:
             status = 1
             try:
                 interpreter = runtime.Interpreter.from_file(path, arena_size=arena_bytes)
+                for number in range(num_inputs):
+                    # What lies in the arena by chance may be a word that no vocabulary has.
+                    given = interpreter.get_input_details(number)
+                    interpreter.set_input(np.zeros(given["shape"], given["dtype"]), number)
                 interpreter.invoke()
                 interpreter.print_allocations()
                 status = 0
@@ -79,7 +87,7 @@ def run(path: str, arena_bytes: int, inputs_path: str, outputs_path: str) -> Non
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        print(smallest_arena(sys.argv[1]))
+    if len(sys.argv) == 3:
+        print(smallest_arena(sys.argv[1], int(sys.argv[2])))
     else:
         run(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -111,6 +111,40 @@ def test_recurrent_layers_are_unrolled_where_they_are_quantized(path):
     assert not model.layers[2].unroll
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_a_network_that_reads_words(dtype, quantize, path):
+    """Their numbers reach the device as int32, and the arena is measured with words that exist."""
+    tokens = keras.Input((12,), dtype=dtype)
+    x = layers.Embedding(30, 8)(tokens) + layers.Embedding(12, 8)(ops.arange(12))
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 4)(x, x))
+    x = layers.Conv1D(8, 3, activation="relu")(x)
+    model = networks.with_weights(
+        keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+    )
+    words = np.random.default_rng(0).integers(0, 30, (200, 12)).astype(dtype)
+    report = export_tflite(model, path, quantize, words)
+    assert report.inputs[0].dtype == "int32"
+    assert report.agreement.samples == 200
+    spread = np.ptp(np.asarray(model(words)))
+    assert report.fidelity.worst_difference < (0.1 * spread if quantize else 1e-5)
+
+
+def test_layers_that_augment_leave_nothing_in_the_file(path):
+    inputs = keras.Input((16, 16, 1))
+    x = layers.RandomFlip()(inputs)
+    for layer in (layers.RandomRotation(0.1), layers.RandomContrast(0.1), layers.GaussianNoise(1)):
+        x = layer(x)
+    augment = keras.Model(inputs, x)
+    ends = [layers.Conv2D(4, 3, activation="relu"), layers.Flatten(), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((16, 16, 1)), augment, *ends])
+    plain = keras.Sequential([keras.Input((16, 16, 1)), *ends])
+    x = np.random.default_rng(0).random((100, 16, 16, 1), "float32")
+    report = export_tflite(model, path, None, x)
+    assert report.ops == export_tflite(plain, path, None, x).ops
+    assert report.fidelity.worst_difference < 1e-5
+
+
 def test_inputs_and_outputs_keep_their_order(path):
     wide, narrow = keras.Input((7,), name="z_wide"), keras.Input((3,), name="a_narrow")
     joined = layers.Concatenate()([wide, narrow])
@@ -356,7 +390,7 @@ def test_an_export_is_quiet_and_the_probe_loads_no_tensorflow(tmp_path, start_al
     assert process.exitcode == 0, errors.read_text()
     assert output.read_text() == "" and "BEGINEND" in errors.read_text().replace("\n", "")
     probe = (
-        f"import sys; sys.argv = ['', 'm.tflite']; sys.path.insert(0, '')\n"
+        f"import sys; sys.argv = ['', 'm.tflite', '1']; sys.path.insert(0, '')\n"
         f"exec(open({tflm._PROBE!r}).read())\n"
         "assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)\n"
     )
