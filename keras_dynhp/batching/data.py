@@ -45,6 +45,7 @@ class FitData:
     Attributes:
         batch_size: samples in each step of the next epoch, all replicas together.
         num_replicas: into how many equal parts a batch is split.
+        sample_shapes: of one sample for each input; where lengths vary, those of a first batch.
         holds_arrays: whether the data are arrays, of which it holds the copy that `fit` had.
 
     Example:
@@ -79,6 +80,7 @@ class FitData:
         self._running = source.batch_size  # the batch size of the running epoch
         self.batch_size = source.batch_size
         self.num_replicas = fit_state.num_replicas(epoch_iterator)
+        self.sample_shapes = source.sample_shapes
 
     @classmethod
     def attach(cls, model: keras.Model, watch: Watch | None = None) -> FitData:
@@ -131,6 +133,9 @@ class FitData:
     def set_batch_size(self, batch_size: int) -> None:
         """Set the batch size of the epochs that begin from now on.
 
+        Where samples differ in length from batch to batch, no batch can be larger than the user's
+        own: `batch_size` then becomes that.
+
         Args:
             batch_size: samples in a step, all replicas together.
 
@@ -143,7 +148,8 @@ class FitData:
                 f"Received: batch_size={batch_size} for {self.num_replicas} replica(s). Use a "
                 f"positive multiple of {self.num_replicas}."
             )
-        self.batch_size = int(batch_size)
+        largest = self._source.largest
+        self.batch_size = int(batch_size if largest is None else min(batch_size, largest))
         fit_state.set_steps(self._callbacks, self.steps)
 
     def detach(self) -> None:

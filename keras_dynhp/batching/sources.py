@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import keras
 import tensorflow as tf
 
 from keras_dynhp.keras_state import fit as fit_state
@@ -18,9 +19,13 @@ class Source(Protocol):
     Attributes:
         batch_size: the user's own.
         num_samples: in one epoch; None before an epoch of data of unknown size has been counted.
+        sample_shapes: the shape of one sample for each input.
+        largest: the largest batch that can be made; None: any.
     """
 
     batch_size: int
+    sample_shapes: list[tuple[int | None, ...]]
+    largest: int | None
     num_samples: int | None
 
     def steps(self, batch_size: int) -> int | None:
@@ -44,8 +49,10 @@ class ArraySource:
 
     def __init__(self, adapter) -> None:
         self._adapter = adapter
+        self.largest = None
         self.batch_size = adapter.batch_size
         self.num_samples = fit_state.num_array_samples(adapter)
+        self.sample_shapes = _sample_shapes(fit_state.arrays(adapter))
         self._made: tuple[int, tf.data.Dataset] | None = None
 
     def steps(self, batch_size: int) -> int:
@@ -69,7 +76,9 @@ class StreamSource:
 
     An epoch is made of the same user's batches as an epoch of plain `fit`: all of them or, with
     `steps_per_epoch`, the next so many. No batch is read twice and none is dropped where the
-    batch size changes; the last batch of an epoch may be smaller.
+    batch size changes; the last batch of an epoch may be smaller. Where samples may differ in
+    length from batch to batch, batches are cut and not joined, until an epoch has shown that none
+    differs.
 
     Args:
         dataset: its elements are the user's batches.
@@ -101,12 +110,22 @@ class StreamSource:
                 )
             self._peeked = _once(first, dataset.element_spec)
         self.batch_size = int(_rows(first))
+        self.sample_shapes = _sample_shapes(first)
         self.num_samples = None
         self._batches: int | None = None  # in the last whole epoch
         self._made: tuple[int, tf.data.Dataset] | None = None
         self._epochs = 0
+        parts = tf.nest.flatten(dataset.element_spec)
+        # Ragged ones are joined whatever their lengths.
+        self._shapes = [p.shape[1:] for p in parts if isinstance(p, tf.TensorSpec)]
+        self._joins = all(shape.is_fully_defined() for shape in self._shapes)
         with tf.device("CPU:0"):
-            self._counts = tf.Variable([0, 0], dtype="int64", trainable=False, name="seen")
+            self._counts = tf.Variable([0, 0, 0], dtype="int64", trainable=False, name="seen")
+            self._first = [tf.shape(p, "int64")[1:] for p in _dense(first)]
+
+    @property
+    def largest(self) -> int | None:
+        return None if self._joins else self.batch_size
 
     def steps(self, batch_size: int) -> int | None:
         batches = self._next_batches()
@@ -114,6 +133,8 @@ class StreamSource:
             batches = self._batches
         if batch_size == self.batch_size:
             return batches
+        if not self._joins:
+            return None if batches is None else batches * math.ceil(self.batch_size / batch_size)
         if self.num_samples is not None:
             return math.ceil(self.num_samples / batch_size)
         return None if batches is None else math.ceil(batches * self.batch_size / batch_size)
@@ -123,10 +144,10 @@ class StreamSource:
             return self._next_batches() is not None
         # The user's batches may differ in size, so another part of them may hold more samples.
         declared = self._num_batches is not None and not self._steps_per_epoch
-        return declared and self.num_samples is not None
+        return declared and self.num_samples is not None and self._joins
 
     def dataset(self, batch_size: int) -> tf.data.Dataset:
-        self._counts.assign([0, 0])
+        self._counts.assign([0, 0, 0])
         read = self._read()
         if read is not self._dataset:  # what is left of an iterator: of use once
             return self._prepared(read, batch_size)
@@ -135,15 +156,15 @@ class StreamSource:
         return self._made[1]
 
     def _prepared(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        batches = _counted(batches, self._counts)
+        batches = _counted(batches, self._counts, self._first)
         if batch_size != self.batch_size:
-            batches = _rebatch(batches, batch_size)
+            batches = _rebatch(batches, batch_size, self._joins)
         if not self._reads_ahead:
             batches = batches.prefetch(1)
         return _without_more_ahead(batches)
 
     def end_epoch(self, batch_size: int) -> tuple[int, bool]:
-        batches, samples = (int(count) for count in self._counts.numpy())
+        batches, samples, others = (int(count) for count in self._counts.numpy())
         whole = self._is_whole(batches)
         self._epochs += 1
         self._position += batches
@@ -155,8 +176,14 @@ class StreamSource:
             iter(self._dataset)
         if whole:
             self._batches, self.num_samples = batches, samples
-        own = batch_size == self.batch_size
-        return batches if own else math.ceil(samples / batch_size), whole
+        steps = math.ceil(samples / batch_size)
+        if batch_size == self.batch_size:
+            steps = batches
+        elif not self._joins:
+            steps = batches * math.ceil(self.batch_size / batch_size)
+        if whole and not others and not self._joins:
+            self._joins, self._made = True, None
+        return steps, whole
 
     def _is_whole(self, batches: int) -> bool:
         if self._steps_per_epoch:
@@ -187,12 +214,35 @@ class StreamSource:
         return peeked.concatenate(rest)
 
 
-def _counted(dataset: tf.data.Dataset, counts: tf.Variable) -> tf.data.Dataset:
-    """The dataset, adding the batches and the samples that pass to two counts."""
+def _sample_shapes(data) -> list[tuple[int | None, ...]]:
+    """The shape of one sample for each input, of arrays or of a batch."""
+    inputs = tf.nest.flatten(keras.utils.unpack_x_y_sample_weight(data)[0])
+    return [tuple(part.shape)[1:] for part in inputs if hasattr(part, "shape")]
+
+
+def _dense(batch) -> list[tf.Tensor]:
+    """The parts of a batch whose samples all have the same shape."""
+    kinds = (tf.experimental.Optional, tf.RaggedTensor, tf.SparseTensor, type(None))
+    return [part for part in tf.nest.flatten(batch) if not isinstance(part, kinds)]
+
+
+def _counted(
+    dataset: tf.data.Dataset, counts: tf.Variable, first: list[tf.Tensor]
+) -> tf.data.Dataset:
+    """The dataset, adding what passes to three counts: batches, samples, and other shapes.
+
+    Args:
+        dataset: of batches.
+        counts: to add to.
+        first: shapes of the samples of a first batch; those of another batch may be others.
+    """
 
     def count(batch):
         rows = tf.cast(_rows(batch), "int64")
-        counts.assign_add(tf.stack([tf.constant(1, "int64"), rows]))
+        shapes = [tf.shape(part, "int64")[1:] for part in _dense(batch)]
+        others = [tf.reduce_any(shape != known) for shape, known in zip(shapes, first)]
+        other = tf.cast(tf.reduce_any(tf.stack(others)) if others else False, "int64")
+        counts.assign_add(tf.stack([tf.constant(1, "int64"), rows, other]))
         return batch
 
     return _map(dataset, count)
@@ -252,12 +302,29 @@ def _without_more_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def _rebatch(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    """`Dataset.rebatch` that lets missing parts (Keras's stand-in for None) pass."""
+def _rebatch(dataset: tf.data.Dataset, batch_size: int, joins: bool) -> tf.data.Dataset:
+    """`Dataset.rebatch` that lets missing parts (Keras's stand-in for None) pass.
+
+    Args:
+        dataset: of batches.
+        batch_size: of the new ones.
+        joins: whether a new batch may have samples of several old ones.
+    """
+
+    def resized(batches: tf.data.Dataset) -> tf.data.Dataset:
+        if joins:
+            return batches.rebatch(batch_size)
+        whole = isinstance(batches.element_spec, tuple)
+        return batches.flat_map(
+            lambda *parts: tf.data.Dataset.from_tensor_slices(parts if whole else parts[0]).batch(
+                batch_size
+            )
+        )
+
     spec = dataset.element_spec
     missing = [isinstance(part, tf.OptionalSpec) for part in tf.nest.flatten(spec)]
     if not any(missing):
-        return dataset.rebatch(batch_size)
+        return resized(dataset)
 
     def without(batch):
         parts = tf.nest.flatten(batch)
@@ -268,7 +335,7 @@ def _rebatch(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         filled = [tf.experimental.Optional.empty(None) if gone else next(left) for gone in missing]
         return tf.nest.pack_sequence_as(spec, filled)
 
-    return _map(dataset, without).rebatch(batch_size).map(with_missing)
+    return resized(_map(dataset, without)).map(with_missing)
 
 
 def _map(dataset: tf.data.Dataset, function) -> tf.data.Dataset:

@@ -21,6 +21,11 @@ from keras_dynhp.memory.epoch_peak import EpochPeak
 from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.rebuild.release import pack
 
+_NO_LARGER = (
+    "Batches stay as large as they come: their samples differ in length, so two can't be joined. "
+    "Pad them all to one length to let them grow."
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_dynhp")
 class DynHP(PruneAndRebuild):
@@ -123,7 +128,7 @@ class DynHP(PruneAndRebuild):
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
         if self.budget is not None:
             self.report.budget = self.budget.limit
-            self.budget.check(self.model, optimizer)
+            self.budget.check(self.model, memory=self._step_memory())
             self._set_batch_size(min(self._requested, self._largest()))
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -191,7 +196,8 @@ class DynHP(PruneAndRebuild):
         """Of the model as it is now: written down anew only where shapes have changed."""
         shapes = [tuple(variable.shape) for variable in self.model.variables]
         if self._step is None or self._step[0] != shapes:
-            self._step = (shapes, StepMemory(self.model, self.model.optimizer, pruning=True))
+            optimizer, samples = self.model.optimizer, self._data.sample_shapes
+            self._step = shapes, StepMemory(self.model, optimizer, pruning=True, samples=samples)
         return self._step[1]
 
     def _choose_batch(self, logs: dict, variance: float | None) -> None:
@@ -213,7 +219,10 @@ class DynHP(PruneAndRebuild):
 
     def _set_batch_size(self, batch_size: int) -> None:
         replicas = self._data.num_replicas  # which share it evenly
-        self._data.set_batch_size(max(replicas, batch_size // replicas * replicas))
+        batch_size = max(replicas, batch_size // replicas * replicas)
+        self._data.set_batch_size(batch_size)
+        if self._data.batch_size < batch_size and _NO_LARGER not in self.report.notes:
+            self.report.notes.append(_NO_LARGER)
         self._rates.follow(self._data)
 
     def _own_bytes(self) -> int:

@@ -165,8 +165,9 @@ class AccuracyGuard:
             return [f"Epoch {epoch + 1}: {done}."]
         else:
             return []
-        then = "steps half as large" if not self.has_stopped else "no further: steps are too small"
-        return [f"Epoch {epoch + 1}: {done}; pruning goes on in {then}."]
+        goes_on = "pruning goes on in steps half as large"
+        then = "steps have become too small to go on" if self.has_stopped else goes_on
+        return [f"Epoch {epoch + 1}: {done}; {then}."]
 
     def _go_on_from(self, reached: float, until: float) -> None:
         self._step = (until - reached) / 2

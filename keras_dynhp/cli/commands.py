@@ -14,6 +14,8 @@ from absl import flags
 
 import keras_dynhp as dynhp
 from keras_dynhp.cli import FLAGS, progress
+from keras_dynhp.costs.macs import macs_if_known
+from keras_dynhp.costs.walk import UnknownLength
 from keras_dynhp.memory import largest_batch
 from keras_dynhp.sizes import format_size, parse_size
 
@@ -52,19 +54,17 @@ def inspect(path: str) -> Result:
     model = _load(path)
     progress(f"following the channels of {path}")
     groups = dynhp.find_groups(model)
-    memory = dynhp.estimate_memory(model, FLAGS.batch_size, FLAGS.optimizer)
-    data = {
-        "parameters": model.count_params(),
-        "macs": dynhp.count_macs(model),
-        "batch_size": FLAGS.batch_size,
-        "memory": memory.to_dict(),
-        **groups.to_dict(),
-    }
-    lines = [
-        f"parameters       {data['parameters']:,}",
-        f"MACs             {data['macs']:,}",
-        f"training memory  {format_size(memory.total)} at a batch of {FLAGS.batch_size}",
-    ]
+    data = {"parameters": model.count_params(), "batch_size": FLAGS.batch_size, **groups.to_dict()}
+    lines = [f"parameters       {data['parameters']:,}"]
+    try:
+        memory = dynhp.estimate_memory(model, FLAGS.batch_size, FLAGS.optimizer)
+        data |= {"macs": dynhp.count_macs(model), "memory": memory.to_dict()}
+        lines += [
+            f"MACs             {data['macs']:,}",
+            f"training memory  {format_size(memory.total)} at a batch of {FLAGS.batch_size}",
+        ]
+    except UnknownLength as error:
+        lines.append(f"MACs, memory     unknown: {error}")
     if FLAGS.budget:
         budget = parse_size(FLAGS.budget)
         data["largest_batch"] = largest_batch(model, budget, FLAGS.optimizer)
@@ -99,8 +99,9 @@ def prune(path: str) -> Result:
     small.save(out)
     figures = {
         "parameters": [model.count_params(), small.count_params()],
-        "macs": [dynhp.count_macs(model), dynhp.count_macs(small)],
     }
+    if (macs := macs_if_known(model)) is not None:
+        figures["macs"] = [macs, dynhp.count_macs(small)]
     lines = [f"{name:<11} {before:,} -> {after:,}" for name, (before, after) in figures.items()]
     lines.append(f"written to {out}; fine-tune it before use")
     return Result("\n".join(lines), {**figures, "out": out})

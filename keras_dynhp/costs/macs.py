@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
-from keras_dynhp.costs.walk import Call, Tensor, flatten
+from keras_dynhp.costs.walk import Call, Tensor, UnknownLength, flatten
 from keras_dynhp.keras_state import graph
 
 _LAYER_RULES: dict[type, Callable] = {}
@@ -46,6 +46,14 @@ def count_macs(model: keras.Model) -> int:
     return sum(layer_macs(model).values())
 
 
+def macs_if_known(model: keras.Model) -> int | None:
+    """As `count_macs`; None where the count depends on an axis of unknown length."""
+    try:
+        return count_macs(model)
+    except UnknownLength:
+        return None
+
+
 def layer_macs(model: keras.Model) -> dict[str, int]:
     """Multiply-accumulates of each operation, by name; inside nested models `outer/inner`.
 
@@ -59,7 +67,12 @@ def layer_macs(model: keras.Model) -> dict[str, int]:
 
 def call_macs(call: Call) -> int:
     """Multiply-accumulates of one call."""
-    return _operation_macs(call.operation, call)
+    try:
+        return _operation_macs(call.operation, call)
+    except TypeError:
+        for tensor in (*call.inputs, *call.outputs):
+            _ = tensor.size  # says so where an axis is of unknown length
+        raise
 
 
 def register_macs(*kinds: type) -> Callable:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import keras
 
 from keras_dynhp.keras_state import graph
+
+
+class UnknownLength(ValueError):
+    """A cost depends on an axis of unknown length."""
 
 
 @dataclass(eq=False)
@@ -20,9 +25,9 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Number of values; raises `ValueError` where an axis is not fixed."""
+        """Number of values; raises `UnknownLength` where an axis is not fixed."""
         if None in self.shape:
-            raise ValueError(
+            raise UnknownLength(
                 f"the tensor {self.name!r} has shape {self.shape}: its cost depends on an axis of "
                 "unknown length. Build the model with a fixed input shape, for example "
                 "keras.Input((28, 28, 1))."
@@ -60,19 +65,23 @@ class FlatGraph:
     outputs: list[Tensor]
 
 
-def flatten(model: keras.Model) -> FlatGraph:
+def flatten(
+    model: keras.Model, samples: Sequence[tuple[int | None, ...]] | None = None
+) -> FlatGraph:
     """Every call of one forward pass of one sample, in the order Keras runs them.
 
     Args:
         model: a built Sequential or Functional Keras 3 model, nested as it may be.
+        samples: for each input the shape of one sample, for lengths that the model leaves open.
 
     Raises:
         ValueError: for a subclassed model, whose graph cannot be read, or an unbuilt one.
     """
     functional = _functional(model)
-    tensors = [
-        Tensor(_one_sample(tensor.shape), tensor.dtype, tensor.name) for tensor in functional.inputs
-    ]
+    shapes = [_one_sample(tensor.shape) for tensor in functional.inputs]
+    if samples is not None and len(samples) == len(shapes):
+        shapes = [_filled(shape, (1, *sample)) for shape, sample in zip(shapes, samples)]
+    tensors = [Tensor(s, t.dtype, t.name) for s, t in zip(shapes, functional.inputs)]
     calls: list[Call] = []
     outputs = _walk(functional, tensors, "", calls)
     return FlatGraph(calls, tensors, outputs)
@@ -127,6 +136,13 @@ def _outputs(node, known: dict[int, Tensor], name: str) -> list[Tensor]:
         args, kwargs = graph.fill_in(node, specs)
         symbols = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
     return [Tensor(_one_sample(symbol.shape), symbol.dtype, name) for symbol in symbols]
+
+
+def _filled(shape: tuple, given: tuple) -> tuple:
+    """A shape, its open lengths taken from another of as many axes."""
+    if len(shape) != len(given):
+        return shape
+    return tuple(other if n is None else n for n, other in zip(shape, given))
 
 
 def _one_sample(shape: tuple) -> tuple:

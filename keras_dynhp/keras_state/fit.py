@@ -21,6 +21,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 __all__ = [
     "RunningFit",
     "Steps",
+    "arrays",
     "batch_unbatched",
     "batch_unbatched_validation",
     "distribute",
@@ -193,6 +194,11 @@ def resize_arrays(adapter: ArrayDataAdapter, batch_size: int) -> None:
     adapter._batch_size = batch_size
     adapter._size = math.ceil(adapter._num_samples / batch_size)
     adapter._partial_batch_size = adapter._num_samples % batch_size
+
+
+def arrays(adapter: ArrayDataAdapter):
+    """The arrays themselves: inputs, and what comes with them."""
+    return adapter._inputs
 
 
 def num_array_samples(adapter: ArrayDataAdapter) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -164,6 +164,7 @@ class StepMemory:
     Args:
         machine: what the step runs on; this machine by default.
         pruning: whether a callback of this package prunes the model meanwhile.
+        samples: for each input the shape of one sample, for lengths that the model leaves open.
     """
 
     def __init__(
@@ -172,13 +173,14 @@ class StepMemory:
         optimizer=None,
         machine: Machine | None = None,
         pruning: bool = False,
+        samples: Sequence[tuple[int | None, ...]] | None = None,
     ):
         if optimizer is None:
             optimizer = getattr(model, "optimizer", None)
         optimizer = None if optimizer is None else keras.optimizers.get(optimizer)
         self._machine = machine or Machine.here()
         trainable = model.trainable_variables
-        step, fed = _write_step(model, self._machine)
+        step, fed = _write_step(model, self._machine, samples)
         write_updates(step.tape, optimizer, trainable, pruning)
         self._weights = [tensor.size.fixed for tensor in step.tape.variables.values()]
         self._slots = slot_bytes(optimizer, trainable)
@@ -248,9 +250,9 @@ class StepMemory:
         return self._slack[point]
 
 
-def _write_step(model: keras.Model, machine: Machine) -> tuple[Step, list[Tensor]]:
+def _write_step(model: keras.Model, machine: Machine, samples) -> tuple[Step, list[Tensor]]:
     """The forward and the backward pass on a tape, and the tensors of a batch."""
-    graph = flatten(model)
+    graph = flatten(model, samples)
     step = Step(machine)
     tape = step.tape
     for variable in model.variables:

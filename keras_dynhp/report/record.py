@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import keras
+import numpy as np
 
 from keras_dynhp.keras_state.strided import picks_first
 from keras_dynhp.sizes import format_size
@@ -66,7 +67,7 @@ class Report:
                 "memory": memory,
                 "logs": {
                     "learning_rate": float(keras.ops.convert_to_numpy(rate)),
-                    **{name: float(value) for name, value in logs.items()},
+                    **{name: _number(value) for name, value in logs.items()},
                 },
             }
         )
@@ -140,8 +141,7 @@ class Report:
         lines = [
             f"parameters {before['params']:,} -> {after['params']:,} "
             f"({before['params'] / max(after['params'], 1):.1f}x fewer)",
-            f"MACs       {before['macs']:,} -> {after['macs']:,} "
-            f"({before['macs'] / max(after['macs'], 1):.1f}x fewer)",
+            _macs_line(before.get("macs"), after.get("macs")),
             f"neurons    {before['neurons']:,} -> {after['neurons']:,}",
         ]
         if self.epochs and "train_memory" in self.epochs[0]["logs"]:
@@ -165,12 +165,24 @@ class Report:
     __repr__ = __str__
 
 
-def _figures(engine) -> dict:
-    from keras_dynhp.costs.macs import count_macs
+def _number(value) -> float:
+    """What a metric says; of one that says a value for each class, the mean."""
+    return float(np.mean(keras.ops.convert_to_numpy(value)))
 
+
+def _figures(engine) -> dict:
+    from keras_dynhp.costs.macs import macs_if_known
+
+    macs = macs_if_known(engine.model)
     return {
         "params": engine.model.count_params(),
-        "macs": count_macs(engine.model),
+        **({} if macs is None else {"macs": macs}),
         "neurons": engine.neurons,
         "widths": engine.widths(),
     }
+
+
+def _macs_line(before: int | None, after: int | None) -> str:
+    if before is None or after is None:
+        return "MACs       as many as an input of unknown length makes"
+    return f"MACs       {before:,} -> {after:,} ({before / max(after, 1):.1f}x fewer)"

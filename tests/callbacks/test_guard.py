@@ -125,7 +125,7 @@ def test_trials_that_cost_too_much_become_gentler_until_pruning_stops():
     np.testing.assert_allclose(trials, expected + [0.0, 0.0])
     assert set(history["params"]) == {403} and model.count_params() == 403
     assert hp._guard.has_stopped and not hp.on_target
-    assert "no further: steps are too small" in str(hp.report)
+    assert "steps have become too small to go on" in str(hp.report)
     assert len(hp.report.notes) == 7
 
 

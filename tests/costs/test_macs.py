@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_dynhp.costs.macs import count_macs, layer_macs, register_macs
+from keras_dynhp.costs.macs import count_macs, layer_macs, macs_if_known, register_macs
 
 
 def macs_of(layer, *shapes):
@@ -137,3 +137,21 @@ def test_no_graph_is_an_error():
         count_macs(Subclassed())
     with pytest.raises(ValueError, match="unbuilt"):
         count_macs(keras.Sequential([layers.Dense(3)]))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LSTM(4),
+        layers.Bidirectional(layers.GRU(4)),
+        layers.TimeDistributed(layers.Dense(4)),
+        layers.Conv1D(4, 2),
+        layers.Dense(4),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_an_axis_of_unknown_length_is_said_to_be_one(layer):
+    model = keras.Sequential([keras.Input((None, 3)), layer])
+    assert macs_if_known(model) is None
+    with pytest.raises(ValueError, match="axis of unknown length"):
+        count_macs(model)

@@ -25,3 +25,15 @@ def test_it_says_whether_the_target_was_missed_and_by_how_much(reached):
     said = f"Target missed: params is {now} where 60 are allowed."
     assert (said in str(hp.report)) is not reached
     assert Report.from_dict(hp.report.to_dict()).missed == hp.report.missed
+
+
+def test_a_metric_with_a_value_for_each_class_is_noted_by_its_mean():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
+    )
+    model.compile("adam", "mse", metrics=[keras.metrics.F1Score(threshold=0.5)])
+    hp = dynhp.DynHP()
+    x, y = np.random.rand(32, 4), np.eye(3)[np.arange(32) % 3]
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[hp]).history
+    scores = [epoch["logs"]["f1_score"] for epoch in hp.report.epochs]
+    assert scores == pytest.approx([float(np.mean(each)) for each in history["f1_score"]])

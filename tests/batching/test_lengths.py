@@ -1,0 +1,127 @@
+"""Samples that differ in length from batch to batch; models that leave the length open."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as L
+
+import keras_dynhp as dynhp
+from keras_dynhp.batching.data import FitData
+from keras_dynhp.memory.estimate import StepMemory
+
+LENGTHS = [3, 5, 2, 7, 4]  # of the batches; four samples each, the last has two
+
+
+def batches(lengths):
+    def words():
+        for number, length in enumerate(lengths):
+            rows = 2 if number + 1 == len(lengths) else 4
+            yield np.full((rows, length), number, "int32"), np.full((rows,), number % 2)
+
+    signature = (tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int64))
+    return tf.data.Dataset.from_generator(words, output_signature=signature)
+
+
+def reader(length=None, middle=()):
+    return keras.Sequential(
+        [
+            keras.Input((length,), dtype="int32"),
+            L.Embedding(9, 16),
+            *middle,
+            L.GlobalMaxPooling1D(),
+            L.Dense(16, activation="relu"),
+            L.Dense(2),
+        ]
+    )
+
+
+class Watch(keras.callbacks.Callback):
+    """Asks for batch sizes, and looks at the batches that come."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes, self.given, self.seen = sizes, [], []
+
+    def on_train_begin(self, logs=None):
+        self.data = FitData.attach(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.data.set_batch_size(self.sizes[epoch])
+        self.given.append(self.data.batch_size)
+        self.steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append((self.steps, self.data.num_samples))
+
+    def on_train_end(self, logs=None):
+        self.data.detach()
+
+
+def watched(data, sizes):
+    model = reader()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    watch = Watch(sizes)
+    history = model.fit(data, epochs=len(sizes), verbose=0, shuffle=False, callbacks=[watch])
+    assert np.isfinite(history.history["loss"]).all()
+    return watch
+
+
+def test_batches_of_other_lengths_are_cut_and_not_joined():
+    watch = watched(batches(LENGTHS), [4, 9, 3, 4])
+    assert watch.given == [4, 4, 3, 4]
+    assert watch.seen == [(5, 18), (5, 18), (9, 18), (5, 18)]
+
+
+def test_batches_of_one_length_are_joined_once_that_is_known():
+    watch = watched(batches([6] * 5), [9, 9, 3, 3])
+    assert watch.given == [4, 9, 3, 3]
+    assert watch.seen == [(5, 18), (2, 18), (6, 18), (6, 18)]
+
+
+def test_an_epoch_cut_before_lengths_are_known():
+    watch = watched(batches([6] * 5), [3, 3])
+    assert watch.given == [3, 3]
+    assert watch.seen == [(9, 18), (6, 18)]
+
+
+@pytest.mark.parametrize("data", ["arrays", "one length", "many lengths"])
+def test_a_model_that_leaves_a_length_open_is_pruned_in_a_budget(data):
+    words, answers = np.arange(18 * 6).reshape(18, 6) % 9, np.arange(18) % 2
+    given = {
+        "arrays": {"x": words, "y": answers, "batch_size": 4},
+        "one length": {"x": batches([6] * 5)},
+        "many lengths": {"x": batches([6, 3, 9, 2, 4])},
+    }[data]
+
+    def middle():
+        return [L.LSTM(8, return_sequences=True) if data == "arrays" else L.Conv1D(8, 2)]
+
+    model = reader(None, middle())
+    before = model.count_params()
+    model.compile(
+        "adam",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy()],
+    )
+    hp = dynhp.DynHP("40MB", batch_size="memory")
+    logs = model.fit(**given, epochs=4, verbose=0, shuffle=False, callbacks=[hp]).history
+    assert model.count_params() <= before / 4
+    grows = data != "many lengths"
+    assert (logs["batch_size"][-1] > 4) == grows == ("differ in length" not in str(hp.report))
+    assert "unknown length" in str(hp.report)
+    fixed = reader(6, middle())
+    fixed.compile("adam", model.loss)
+    assert logs["train_memory"][0] == StepMemory(fixed, pruning=True).at(4).total
+
+
+def test_what_depends_on_an_open_length_is_refused_before_training():
+    for target in (dynhp.Target(macs=100), dynhp.Target(flash="10KB")):
+        model = reader(None, [L.Conv1D(8, 2)])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        with pytest.raises(ValueError, match="axis of unknown length"):
+            model.fit(batches(LENGTHS), verbose=0, callbacks=[dynhp.DynHP(target=target)])
+        model.fit(batches(LENGTHS), verbose=0)  # the model stays usable
