@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_dynhp.batching.sources import ArraySource, Source, StreamSource
 from keras_dynhp.keras_state import fit as fit_state
+from keras_dynhp.keras_state import graph as graph_state
 
 __all__ = ["FitData"]
 
@@ -45,7 +46,8 @@ class FitData:
     Attributes:
         batch_size: samples in each step of the next epoch, all replicas together.
         num_replicas: into how many equal parts a batch is split.
-        sample_shapes: of one sample for each input; where lengths vary, those of a first batch.
+        sample_shapes: of one sample for each input of the model; where lengths vary, those of a
+            first batch; None where inputs of a dict have other names than the model's.
         holds_arrays: whether the data are arrays, of which it holds the copy that `fit` had.
 
     Example:
@@ -67,7 +69,7 @@ class FitData:
     20 samples in 2 steps
     """
 
-    def __init__(self, epoch_iterator, callbacks, watch: Watch | None) -> None:
+    def __init__(self, model, epoch_iterator, callbacks, watch: Watch | None) -> None:
         self._epoch_iterator = epoch_iterator
         self._watch = watch
         self._callbacks = callbacks
@@ -81,6 +83,8 @@ class FitData:
         self.batch_size = source.batch_size
         self.num_replicas = fit_state.num_replicas(epoch_iterator)
         self.sample_shapes = source.sample_shapes
+        if isinstance(self.sample_shapes, dict):
+            self.sample_shapes = _by_input(model, self.sample_shapes)
 
     @classmethod
     def attach(cls, model: keras.Model, watch: Watch | None = None) -> FitData:
@@ -105,7 +109,7 @@ class FitData:
             )
         _check(fit)
         _batch_single_samples(model, fit)
-        data = cls(iterator, fit.callbacks, watch)
+        data = cls(model, iterator, fit.callbacks, watch)
         fit_state.take_over_epochs(iterator, data._epoch, data._data_ended)
         return data
 
@@ -215,6 +219,15 @@ def _check(fit: fit_state.RunningFit) -> None:
             "An epoch of infinite data has no end. Received: infinite training data and "
             "steps_per_epoch=None. Pass `steps_per_epoch` to `fit`."
         )
+
+
+def _by_input(model: keras.Model, shapes: dict) -> list | None:
+    """Shapes that have names, in the order of the model's inputs."""
+    functional = graph_state.functional_of(model)
+    given, _ = graph_state.structure(functional)
+    keys = {id(tensor): key for key, tensor in given.items()} if isinstance(given, dict) else {}
+    names = [keys.get(id(tensor), tensor.name) for tensor in functional.inputs]
+    return [shapes[name] for name in names] if set(names) <= set(shapes) else None
 
 
 def _source(epoch_iterator) -> Source:

@@ -13,18 +13,21 @@ from keras_dynhp.keras_state import fit as fit_state
 __all__ = ["ArraySource", "Source", "StreamSource"]
 
 
+SampleShapes = list[tuple[int | None, ...]] | dict[str, tuple[int | None, ...]]
+
+
 class Source(Protocol):
     """The training data of one fit.
 
     Attributes:
         batch_size: the user's own.
         num_samples: in one epoch; None before an epoch of data of unknown size has been counted.
-        sample_shapes: the shape of one sample for each input.
+        sample_shapes: the shape of one sample for each input, by name where inputs come in a dict.
         largest: the largest batch that can be made; None: any.
     """
 
     batch_size: int
-    sample_shapes: list[tuple[int | None, ...]]
+    sample_shapes: SampleShapes
     largest: int | None
     num_samples: int | None
 
@@ -214,10 +217,12 @@ class StreamSource:
         return peeked.concatenate(rest)
 
 
-def _sample_shapes(data) -> list[tuple[int | None, ...]]:
+def _sample_shapes(data) -> SampleShapes:
     """The shape of one sample for each input, of arrays or of a batch."""
-    inputs = tf.nest.flatten(keras.utils.unpack_x_y_sample_weight(data)[0])
-    return [tuple(part.shape)[1:] for part in inputs if hasattr(part, "shape")]
+    inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+    if isinstance(inputs, dict):
+        return {name: tuple(part.shape)[1:] for name, part in inputs.items()}
+    return [tuple(part.shape)[1:] for part in tf.nest.flatten(inputs) if hasattr(part, "shape")]
 
 
 def _dense(batch) -> list[tf.Tensor]:

@@ -128,15 +128,15 @@ class DynHP(PruneAndRebuild):
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
         if self.budget is not None:
             self.report.budget = self.budget.limit
-            self.budget.check(self.model, memory=self._step_memory())
+            smallest = self._on_one_replica() if self._has_fixed_batch() else 1
+            self.budget.check(self.model, smallest=smallest, memory=self._step_memory())
             self._set_batch_size(min(self._requested, self._largest()))
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         if self._has_begun:
             self._tidy()
-        on_one_replica = -(-self._data.batch_size // self._data.num_replicas)
-        self._estimate = self._step_memory().at(on_one_replica)
+        self._estimate = self._step_memory().at(self._on_one_replica())
         self._moments = read_moments(self.model.optimizer)
         self._peak.begin_epoch(self._own_bytes(), self._estimate.inputs)
         self._has_begun = True
@@ -217,7 +217,17 @@ class DynHP(PruneAndRebuild):
         if after != before:
             self._set_batch_size(after)
 
+    def _on_one_replica(self) -> int:
+        """Samples in a step of one replica."""
+        return -(-self._data.batch_size // self._data.num_replicas)
+
+    def _has_fixed_batch(self) -> bool:
+        """Whether the model takes batches of one size only, as stateful recurrent layers do."""
+        return any(tensor.shape[0] is not None for tensor in self.model.inputs)
+
     def _set_batch_size(self, batch_size: int) -> None:
+        if self._has_fixed_batch():
+            return
         replicas = self._data.num_replicas  # which share it evenly
         batch_size = max(replicas, batch_size // replicas * replicas)
         self._data.set_batch_size(batch_size)

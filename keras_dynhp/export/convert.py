@@ -77,7 +77,7 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
         # Fashion-MNIST stays within 0.13 points of the other.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
         converter.representative_dataset = _calibration(samples, specs)
-        if {tensor.dtype for tensor in model.inputs} == {"float32"}:
+        if {spec.dtype for spec in specs} == {tf.float32}:
             converter.inference_input_type = _IO_TYPES[quantize]
         converter.inference_output_type = _IO_TYPES[quantize]
 
@@ -161,8 +161,8 @@ def _runner(model: keras.Model, scopes: Scopes) -> Callable:
 
 
 def _device_type(tensor) -> str:
-    """The type of an input in the file: TensorFlow Lite Micro computes with no int64."""
-    return "int32" if tensor.dtype == "int64" else tensor.dtype
+    """The type of an input in the file: TensorFlow Lite Micro computes with no int64, no uint8."""
+    return {"int64": "int32", "uint8": "float32"}.get(tensor.dtype, tensor.dtype)
 
 
 def _called(operation, args, kwargs):

@@ -166,7 +166,7 @@ class DynHPClient:
         if self.budget is None:
             return layout.widths(whole)
         least = min(SMALLEST_BATCH, self.batch_size)
-        return widths_that_fit(layout, whole, self.budget, model, least)
+        return widths_that_fit(layout, whole, self.budget, model, least, self._sample)
 
     def _train(self, model: keras.Model, content: RecordDict, context: Context) -> RecordDict:
         live = LiveNetwork(model)
@@ -194,10 +194,19 @@ class DynHPClient:
     def _fitting_batch(self, model: keras.Model) -> int:
         if self.budget is None:
             return self.batch_size
-        largest = self.budget.largest_batch(model, model.optimizer, self.batch_size)
+        memory = self._step_memory(model)
+        largest = self.budget.largest_of(memory, self.batch_size)
         if not largest:
-            self.budget.check(model, model.optimizer)
+            self.budget.check(model, memory=memory)
         return largest
+
+    def _step_memory(self, model: keras.Model) -> StepMemory:
+        return StepMemory(model, model.optimizer, pruning=True, samples=[self._sample])
+
+    @property
+    def _sample(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return np.shape(self.data[0])[1:]
 
     def _fit(self, live: LiveNetwork, plan: Plan, meter: GateMeter, batch_size: int) -> int:
         """Train; returns the peak of memory in bytes, 0 where the allocator does not tell."""
@@ -239,7 +248,7 @@ class DynHPClient:
         give_back()
         peak = max(0, measure.peak_bytes() - self._others) if tells else 0
         if tells and self.budget is not None:
-            estimate = StepMemory(model, optimizer, pruning=True).at(batch_size)
+            estimate = self._step_memory(model).at(batch_size)
             self.budget.observe(estimate, peak)
         return peak
 

@@ -11,6 +11,7 @@ from keras_dynhp.federated.layout import Layout
 from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.rebuild.clone import clone_model
+from keras_dynhp.rebuild.plan import RebuildPlan
 
 __all__ = ["SMALLEST_BATCH", "widths_that_fit"]
 
@@ -23,7 +24,12 @@ _SHARES = 32
 
 
 def widths_that_fit(
-    layout: Layout, whole: np.ndarray, budget: Budget, model: keras.Model, batch_size: int
+    layout: Layout,
+    whole: np.ndarray,
+    budget: Budget,
+    model: keras.Model,
+    batch_size: int,
+    sample: tuple[int, ...] | None = None,
 ) -> list[int]:
     """The widths of the largest part of a network that can be trained in a budget.
 
@@ -36,6 +42,7 @@ def widths_that_fit(
         budget: what must hold a training step.
         model: a compiled one, for its optimizer.
         batch_size: the smallest batch that will do.
+        sample: the shape of one sample, for lengths that the network leaves open.
 
     Raises:
         BudgetError: if not even one neuron of each group fits.
@@ -45,8 +52,12 @@ def widths_that_fit(
     def at(share: int) -> list[int]:
         return [max(1, width * share // _SHARES) for width in widths]
 
+    def needed(share: int) -> int:
+        plan = layout.plan(layout.narrowed(whole, at(share)))
+        return budget.predict(_step_memory(plan, model.optimizer, sample).at(batch_size))
+
     def fits(share: int) -> bool:
-        return _needed(layout, whole, at(share), budget, model, batch_size) <= budget.usable
+        return needed(share) <= budget.usable
 
     if fits(_SHARES):
         return widths
@@ -54,21 +65,17 @@ def widths_that_fit(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    if low == 0:
-        needed = _needed(layout, whole, at(0), budget, model, batch_size)
-        if needed > budget.usable:
-            raise BudgetError(
-                f"With one neuron in each group, a batch of {batch_size} needs {needed} bytes of "
-                f"memory, and the budget is {budget.described}.",
-                needed,
-                budget.usable,
-            )
+    if low == 0 and not fits(0):
+        raise BudgetError(
+            f"With one neuron in each group, a batch of {batch_size} needs {needed(0)} bytes of "
+            f"memory, and the budget is {budget.described}.",
+            needed(0),
+            budget.usable,
+        )
     return at(low)
 
 
-def _needed(layout, whole, widths, budget, model, batch_size) -> int:
-    plan = layout.plan(layout.narrowed(whole, widths))
+def _step_memory(plan: RebuildPlan, optimizer, sample: tuple[int, ...] | None) -> StepMemory:
     with blank_weights():
         copy = clone_model(plan.groups.trace, plan.survivors, removals=plan.removals).model
-    memory = StepMemory(copy, model.optimizer, pruning=True).at(batch_size)
-    return budget.predict(memory)
+    return StepMemory(copy, optimizer, pruning=True, samples=sample and [sample])

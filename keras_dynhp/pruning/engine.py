@@ -128,8 +128,10 @@ class Engine:
 
     def owns(self, model: keras.Model) -> bool:
         """Whether this is the engine of a model, and nobody else has changed its graph."""
-        mine = {id(entry.variable) for entry in self.groups.trace.variables.values()}
-        return self.model is model and mine <= {id(variable) for variable in model.variables}
+        mine = [entry.variable for entry in self.groups.trace.variables.values()]
+        theirs = {id(variable) for variable in model.variables}
+        # Keras does not list the states that a recurrent layer keeps from batch to batch.
+        return self.model is model and all(id(v) in theirs for v in mine if v.trainable)
 
     # ---- the cycle ----------------------------------------------------------------------------
 

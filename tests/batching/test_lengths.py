@@ -125,3 +125,36 @@ def test_what_depends_on_an_open_length_is_refused_before_training():
         with pytest.raises(ValueError, match="axis of unknown length"):
             model.fit(batches(LENGTHS), verbose=0, callbacks=[dynhp.DynHP(target=target)])
         model.fit(batches(LENGTHS), verbose=0)  # the model stays usable
+
+
+def test_inputs_of_a_dict_are_told_by_their_names():
+    a, b = keras.Input((None, 3), name="z"), keras.Input((4,), name="y")
+    x = L.Concatenate()([L.GlobalMaxPooling1D()(L.Conv1D(16, 2)(a)), L.Dense(8, "relu")(b)])
+    model = keras.Model({"z": a, "y": b}, L.Dense(2)(x))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    parts = {"y": np.zeros((16, 4)), "z": np.zeros((16, 7, 3))}
+    data = tf.data.Dataset.from_tensor_slices((parts, np.arange(16) % 2)).batch(8)
+    found = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: found.append(FitData.attach(model).sample_shapes)
+    )
+    model.fit(data, verbose=0, shuffle=False, callbacks=[watch])
+    assert dict(zip((tensor.name for tensor in model.inputs), found[0])) == {"z": (7, 3), "y": (4,)}
+
+
+@pytest.mark.parametrize("budget", [None, "40MB", "500KB"])
+def test_a_model_of_a_fixed_batch_keeps_it(budget):
+    """A stateful layer has states for so many samples, in variables that Keras lists nowhere."""
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(8, 5, 3)), L.LSTM(16, stateful=True), L.Dense(2)]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = np.random.rand(32, 5, 3), np.arange(32) % 2
+    hp = dynhp.DynHP(budget, batch_size="memory" if budget else "dynamic")
+    options = {"batch_size": 8, "epochs": 4, "verbose": 0, "callbacks": [hp]}
+    if budget == "500KB":
+        with pytest.raises(dynhp.BudgetError, match="with a batch of 8 needs"):
+            model.fit(x, y, **options)
+        return
+    logs = model.fit(x, y, **options).history
+    assert set(logs["batch_size"]) == {8} and hp.on_target

@@ -130,6 +130,28 @@ def test_a_network_that_reads_words(dtype, quantize, path):
     assert report.fidelity.worst_difference < (0.1 * spread if quantize else 1e-5)
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_pixels_of_a_camera_reach_the_device_as_the_numbers_they_are(quantize, path):
+    model = networks.with_weights(
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 1), dtype="uint8"),
+                layers.Rescaling(1 / 255),
+                layers.Flatten(),
+                layers.Dense(3),
+            ]
+        )
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), "uint8")
+    report = export_tflite(model, path, quantize, pixels)
+    assert report.inputs[0].dtype == (quantize or "float32")
+    if quantize:  # a pixel less 128 is the byte to write
+        assert report.inputs[0].scale == pytest.approx(1.0, abs=0.01)
+        assert report.inputs[0].zero_point == -128
+    spread = np.ptp(np.asarray(model(pixels)))
+    assert report.fidelity.worst_difference < (0.03 * spread if quantize else 1e-4)
+
+
 def test_layers_that_augment_leave_nothing_in_the_file(path):
     inputs = keras.Input((16, 16, 1))
     x = layers.RandomFlip()(inputs)

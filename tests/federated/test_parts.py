@@ -180,6 +180,28 @@ def trained(part, seed=0):
     return live
 
 
+def test_what_fits_of_a_network_that_leaves_a_length_open_depends_on_the_samples():
+    def reader(length):
+        model = keras.Sequential(
+            [
+                keras.Input((length, 4)),
+                keras.layers.Conv1D(64, 3, activation="relu"),
+                keras.layers.GlobalMaxPooling1D(),
+                keras.layers.Dense(3),
+            ]
+        )
+        model.compile("adam", "mse")
+        return model
+
+    def width(model, length):
+        layout = Layout(model)
+        whole, budget = layout.everything(), Budget("2MB")
+        return widths_that_fit(layout, whole, budget, model, 8, (length, 4))
+
+    assert width(reader(None), 100) == width(reader(100), 100)
+    assert width(reader(None), 400) == width(reader(400), 400) < width(reader(None), 100)
+
+
 def test_the_surviving_part_of_the_optimizer_is_kept():
     """Neurons that stay keep their slots, new ones begin with zeros, the clock goes on."""
     layout = Layout(conv_net())
