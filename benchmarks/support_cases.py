@@ -16,6 +16,7 @@ from keras import ops
 
 PRUNED, KEPT, NONE = "pruned", "kept", ""
 MAP, SEQUENCE, VECTOR = (6, 6, 8), (6, 8), (8,)
+STEPS = (3, 8)  # the first, the last and one between them: loops over time run step by step
 VOLUME, TOKENS, MOVIE = (4, 4, 4, 8), "tokens", (3, 6, 6, 8)
 # Keras 3.12, the newest for Python 3.10, is without.
 HAS_ADAPTIVE_POOLING = hasattr(L, "AdaptiveAveragePooling2D")
@@ -183,7 +184,7 @@ family(
 )
 family(
     "Recurrent",
-    SEQUENCE,
+    STEPS,
     ("SimpleRNN", fresh(L.SimpleRNN, 5)),
     ("SimpleRNN sequences", fresh(L.SimpleRNN, 5, return_sequences=True)),
     ("GRU", fresh(L.GRU, 5)),
@@ -206,7 +207,7 @@ family(
     ("ConvLSTM2D", fresh(L.ConvLSTM2D, 4, 3, return_sequences=True), {"shape": MOVIE}),
     ("ConvLSTM3D", fresh(L.ConvLSTM3D, 4, 2), {"shape": (2, 3, 3, 3, 8)}),
     ("TimeDistributed(Conv2D)", lambda: L.TimeDistributed(L.Conv2D(5, 3)), {"shape": MOVIE}),
-    ("TimeDistributed(LSTM)", lambda: L.TimeDistributed(L.LSTM(4)), {"shape": MOVIE[1:]}),
+    ("TimeDistributed(LSTM)", lambda: L.TimeDistributed(L.LSTM(4)), {"shape": (2, *STEPS)}),
     ("TimeDistributed(model)", time_distributed_model, {"shape": MOVIE}),
     own=PRUNED,
 )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_dynhp as dynhp
 
-N, FEATURES, BATCH, BUDGET = 8000, 1024, 64, 5 << 20
+N, FEATURES, BATCH, BUDGET = 4000, 1024, 64, 5 << 20
 x = np.random.default_rng(0).integers(0, 255, (N, FEATURES), dtype="uint8")
 y = np.arange(N) % 10
 floats = x / np.float32(255)
@@ -44,7 +44,7 @@ def train(data):
     hp = dynhp.DynHP(BUDGET, schedule="linear")
     labels = y if data is floats else None
     arguments = {"x": data, "y": labels, "batch_size": None if labels is None else BATCH}
-    logs = model.fit(**arguments, epochs=4, verbose=0, shuffle=False, callbacks=[hp]).history
+    logs = model.fit(**arguments, epochs=3, verbose=0, shuffle=False, callbacks=[hp]).history
     return logs["batch_size"], logs["train_memory"]
 
 
