@@ -189,12 +189,13 @@ def _refuse_loops(concrete, scopes: Scopes) -> None:
         )
 
 
-def _calibration(samples: Samples, specs: list) -> Callable[[], Iterator[list[np.ndarray]]]:
+def _calibration(samples: Samples, specs: list) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+    """The samples by the names of the inputs: the converter's own order may be any."""
     count = min(len(samples), CALIBRATION_SAMPLES)
     chosen = np.linspace(0, len(samples) - 1, count).astype(int)
-    types = [spec.dtype.as_numpy_dtype for spec in specs]
+    types = {spec.name: spec.dtype.as_numpy_dtype for spec in specs}
     return lambda: (
-        [np.asarray(values, dtype) for values, dtype in zip(samples.at(index), types)]
+        {name: np.asarray(x, types[name]) for name, x in zip(types, samples.at(index))}
         for index in chosen
     )
 

@@ -1,11 +1,35 @@
-"""A model as the device gets it: float32 throughout, loops over time unrolled."""
+"""A model as the device gets it: fixed lengths, float32 throughout, loops over time unrolled."""
 
 from __future__ import annotations
 
+import copy
+
 import keras
+
+from keras_dynhp.keras_state import graph
 
 _HALF = {"float16", "bfloat16", "mixed_float16", "mixed_bfloat16"}
 _RECURRENT = {"RNN", "SimpleRNN", "LSTM", "GRU"}
+
+
+def with_lengths_of(model: keras.Model, samples) -> keras.Model:
+    """A copy whose inputs have the lengths of the samples; the model itself if all are fixed.
+
+    Args:
+        model: a Sequential or Functional Keras 3 model.
+        samples: for each of its inputs an array of samples.
+    """
+    inputs = graph.functional_of(model).inputs
+    if all(None not in tensor.shape[1:] for tensor in inputs):
+        return model
+    shapes = {graph.maker_of(t).name: list(x.shape[1:]) for t, x in zip(inputs, samples)}
+    config = copy.deepcopy(keras.saving.serialize_keras_object(model))
+    for layer in config["config"]["layers"]:
+        if layer["class_name"] == "InputLayer" and layer["config"]["name"] in shapes:
+            shape = shapes[layer["config"]["name"]]
+            layer["config"]["batch_shape"] = [layer["config"]["batch_shape"][0], *shape]
+    config["config"].pop("build_input_shape", None)
+    return _made(model, config)
 
 
 def device_copy(model: keras.Model, unroll: bool) -> keras.Model:
@@ -19,11 +43,17 @@ def device_copy(model: keras.Model, unroll: bool) -> keras.Model:
     rewritten = _rewrite(config, unroll)
     if rewritten == config:
         return model
-    rewritten.pop("compile_config", None)
-    copy = keras.saving.deserialize_keras_object(rewritten, safe_mode=False)
-    for old, new in zip(model.variables, copy.variables):
+    return _made(model, rewritten)
+
+
+def _made(model: keras.Model, config: dict) -> keras.Model:
+    """A model from a configuration, with the weights of another."""
+    for key in ("compile_config", "build_config"):
+        config.pop(key, None)
+    made = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    for old, new in zip(model.variables, made.variables):
         new.assign(keras.ops.cast(old, new.dtype))
-    return copy
+    return made
 
 
 def _rewrite(config, unroll: bool):

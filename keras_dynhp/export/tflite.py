@@ -16,7 +16,7 @@ from keras_dynhp.export import tflm
 from keras_dynhp.export.convert import Converted, UnsupportedOperatorError, convert
 from keras_dynhp.export.data import Samples
 from keras_dynhp.export.device import build_report
-from keras_dynhp.export.plain import device_copy
+from keras_dynhp.export.plain import device_copy, with_lengths_of
 from keras_dynhp.export.report import DeviceReport
 from keras_dynhp.keras_state import graph
 
@@ -41,7 +41,8 @@ def export_tflite(
     models are exported in float32; loops over time are unrolled where they are quantized.
 
     Args:
-        model: a built Sequential or Functional Keras 3 model whose input shapes are fixed.
+        model: a built Sequential or Functional Keras 3 model. A length that its inputs leave open
+            becomes that of the samples.
         path: the file to write.
         quantize: None keeps float32; "int8" makes weights, activations, input and output int8;
             "int16x8" int8 weights and int16 activations, input and output.
@@ -70,7 +71,7 @@ def export_tflite(
     >>> report.flash_bytes == os.path.getsize(path), report.macs
     (True, 32)
     """
-    check_model(model)
+    check_graph(model)
     if quantize not in QUANTIZATIONS:
         raise ValueError(f"quantize is one of {QUANTIZATIONS}; received {quantize!r}.")
     if quantize and representative_data is None:
@@ -81,6 +82,8 @@ def export_tflite(
     samples = None
     if representative_data is not None:
         samples = samples_of.read_samples(model, representative_data)
+        model = with_lengths_of(model, samples.inputs)
+    check_model(model)
     doubts = samples_of.warn_about(samples) if quantize else []
 
     def make() -> Converted:
@@ -108,8 +111,8 @@ def write_and_report(
     return replace(report, path=os.fspath(path), notes=islands + report.notes)
 
 
-def check_model(model) -> None:
-    """Raise for what can be no file: no Keras 3 graph, dynamic shapes, weights not finite."""
+def check_graph(model) -> None:
+    """Raise for what has no Keras 3 graph."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             "export_tflite takes a Keras 3 model (keras.Model); received "
@@ -121,11 +124,17 @@ def check_model(model) -> None:
             "Sequential and Functional models can be. Give it a keras.Input, or write it with the "
             "functional API."
         )
+
+
+def check_model(model) -> None:
+    """Raise for what can be no file: no Keras 3 graph, dynamic shapes, weights not finite."""
+    check_graph(model)
     for tensor in model.inputs:
         if None in tensor.shape[1:]:
             raise ValueError(
                 f"the input {tensor.name!r} has the dynamic shape {tensor.shape}: a device needs "
-                "fixed sizes. Build the model with keras.Input of a full shape."
+                "fixed sizes. Give export_tflite representative_data, whose lengths it takes, or "
+                "build the model with keras.Input of a full shape."
             )
     for weight in model.weights:
         if "float" in weight.dtype and not np.isfinite(keras.ops.convert_to_numpy(weight)).all():

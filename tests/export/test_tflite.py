@@ -131,6 +131,23 @@ def test_a_network_that_reads_words(dtype, quantize, path):
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
+def test_open_lengths_become_those_of_the_samples(quantize, path):
+    signal, mark = keras.Input((None, 3), name="signal"), keras.Input((2,), name="mark")
+    encoder = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(4, 3, activation="relu")])
+    x = layers.GRU(5)(encoder(signal))
+    outputs = layers.Dense(2)(layers.Concatenate()([x, mark]))
+    model = networks.with_weights(keras.Model([signal, mark], outputs))
+    random = np.random.default_rng(0)
+    data = [random.normal(size=(200, 9, 3)).astype("float32"), random.normal(size=(200, 2))]
+    report = export_tflite(model, path, quantize, data)
+    assert [given.shape for given in report.inputs] == [(1, 9, 3), (1, 2)]
+    assert report.macs > 0 and report.agreement.samples == 200
+    spread = np.ptp(np.asarray(model(data)))
+    assert report.fidelity.worst_difference < (0.05 * spread if quantize else 1e-5)
+    assert model.inputs[0].shape == (None, None, 3)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
 def test_pixels_of_a_camera_reach_the_device_as_the_numbers_they_are(quantize, path):
     model = networks.with_weights(
         keras.Sequential(
@@ -182,6 +199,21 @@ def test_inputs_and_outputs_keep_their_order(path):
     assert by_name.fidelity == report.fidelity
     data = tf.data.Dataset.from_tensor_slices(((x[0], x[1]), np.zeros(150))).batch(10)
     assert export_tflite(model, path, "int8", data).fidelity.samples == 150
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_each_input_is_calibrated_by_its_own_samples(swapped, path):
+    """The converter may order inputs otherwise, and of equal shapes nothing would be seen."""
+    large, small = keras.Input((5, 4)), keras.Input((5, 4))
+    x, y = layers.Conv1D(4, 2)(large), layers.GlobalAveragePooling1D()(small)
+    parts = [layers.GlobalAveragePooling1D()(x), y]
+    outputs = layers.Dense(2)(layers.Concatenate()(parts[::-1] if swapped else parts))
+    model = networks.with_weights(keras.Model([large, small], outputs))
+    random = np.random.default_rng(0)
+    data = [scale * random.normal(size=(200, 5, 4)).astype("float32") for scale in (100.0, 0.1)]
+    report = export_tflite(model, path, "int8", data)
+    scales = [given.scale for given in report.inputs]
+    assert scales[0] > 300 * scales[1], scales
 
 
 def test_data_sets_of_every_kind(path):
