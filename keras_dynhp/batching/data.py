@@ -79,6 +79,7 @@ class FitData:
             self._give_back_arrays = fit_state.hold_arrays_as_tensors(epoch_iterator)
         self._source = source = _source(epoch_iterator)
         self._exact = True  # whether the number of steps of the running epoch is certain
+        self._joins = source.joins  # also when the data have been let go of
         self._running = source.batch_size  # the batch size of the running epoch
         self.batch_size = source.batch_size
         self.num_replicas = fit_state.num_replicas(epoch_iterator)
@@ -152,9 +153,18 @@ class FitData:
                 f"Received: batch_size={batch_size} for {self.num_replicas} replica(s). Use a "
                 f"positive multiple of {self.num_replicas}."
             )
-        largest = self._source.largest
-        self.batch_size = int(batch_size if largest is None else min(batch_size, largest))
+        own = self._source.batch_size
+        self.batch_size = int(batch_size if self._source.joins else min(batch_size, own))
         fit_state.set_steps(self._callbacks, self.steps)
+
+    def get_state(self) -> dict:
+        """What a resumed run needs to know, as plain values."""
+        return {"batch_size": self.batch_size, "joins": self._joins}
+
+    def set_state(self, state: dict) -> None:
+        """Go on from `get_state`."""
+        self._joins = self._source.joins = bool(state["joins"])
+        self.set_batch_size(int(state["batch_size"]))
 
     def detach(self) -> None:
         """Give the data back to Keras as they were and let go of them: the last call of all."""
@@ -198,6 +208,7 @@ class FitData:
 
     def _end_epoch(self) -> int:
         steps, whole = self._source.end_epoch(self._running)
+        self._joins = self._source.joins
         if not whole:
             fit_state.out_of_data_warning(self._epoch_iterator)
         return steps

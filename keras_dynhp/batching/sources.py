@@ -23,13 +23,13 @@ class Source(Protocol):
         batch_size: the user's own.
         num_samples: in one epoch; None before an epoch of data of unknown size has been counted.
         sample_shapes: the shape of one sample for each input, by name where inputs come in a dict.
-        largest: the largest batch that can be made; None: any.
+        joins: whether samples of several of the user's batches can be in one.
     """
 
     batch_size: int
-    sample_shapes: SampleShapes
-    largest: int | None
     num_samples: int | None
+    sample_shapes: SampleShapes
+    joins: bool
 
     def steps(self, batch_size: int) -> int | None:
         """Steps of one epoch: exact or, where that cannot be known, the best estimate, or None."""
@@ -52,7 +52,7 @@ class ArraySource:
 
     def __init__(self, adapter) -> None:
         self._adapter = adapter
-        self.largest = None
+        self.joins = True
         self.batch_size = adapter.batch_size
         self.num_samples = fit_state.num_array_samples(adapter)
         self.sample_shapes = _sample_shapes(fit_state.arrays(adapter))
@@ -120,15 +120,11 @@ class StreamSource:
         self._epochs = 0
         parts = tf.nest.flatten(dataset.element_spec)
         # Ragged ones are joined whatever their lengths.
-        self._shapes = [p.shape[1:] for p in parts if isinstance(p, tf.TensorSpec)]
-        self._joins = all(shape.is_fully_defined() for shape in self._shapes)
+        shapes = [part.shape[1:] for part in parts if isinstance(part, tf.TensorSpec)]
+        self.joins = all(shape.is_fully_defined() for shape in shapes)
         with tf.device("CPU:0"):
             self._counts = tf.Variable([0, 0, 0], dtype="int64", trainable=False, name="seen")
             self._first = [tf.shape(p, "int64")[1:] for p in _dense(first)]
-
-    @property
-    def largest(self) -> int | None:
-        return None if self._joins else self.batch_size
 
     def steps(self, batch_size: int) -> int | None:
         batches = self._next_batches()
@@ -136,7 +132,7 @@ class StreamSource:
             batches = self._batches
         if batch_size == self.batch_size:
             return batches
-        if not self._joins:
+        if not self.joins:
             return None if batches is None else batches * math.ceil(self.batch_size / batch_size)
         if self.num_samples is not None:
             return math.ceil(self.num_samples / batch_size)
@@ -147,7 +143,7 @@ class StreamSource:
             return self._next_batches() is not None
         # The user's batches may differ in size, so another part of them may hold more samples.
         declared = self._num_batches is not None and not self._steps_per_epoch
-        return declared and self.num_samples is not None and self._joins
+        return declared and self.num_samples is not None and self.joins
 
     def dataset(self, batch_size: int) -> tf.data.Dataset:
         self._counts.assign([0, 0, 0])
@@ -159,9 +155,9 @@ class StreamSource:
         return self._made[1]
 
     def _prepared(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        batches = _counted(batches, self._counts, self._first)
+        batches = _counted(batches, self._counts, [] if self.joins else self._first)
         if batch_size != self.batch_size:
-            batches = _rebatch(batches, batch_size, self._joins)
+            batches = _rebatch(batches, batch_size, self.joins)
         if not self._reads_ahead:
             batches = batches.prefetch(1)
         return _without_more_ahead(batches)
@@ -182,10 +178,10 @@ class StreamSource:
         steps = math.ceil(samples / batch_size)
         if batch_size == self.batch_size:
             steps = batches
-        elif not self._joins:
+        elif not self.joins:
             steps = batches * math.ceil(self.batch_size / batch_size)
-        if whole and not others and not self._joins:
-            self._joins, self._made = True, None
+        if whole and not others and not self.joins:
+            self.joins, self._made = True, None
         return steps, whole
 
     def _is_whole(self, batches: int) -> bool:
@@ -239,7 +235,7 @@ def _counted(
     Args:
         dataset: of batches.
         counts: to add to.
-        first: shapes of the samples of a first batch; those of another batch may be others.
+        first: shapes of the samples of a first batch, where another batch may have others.
     """
 
     def count(batch):

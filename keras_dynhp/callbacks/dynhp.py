@@ -162,7 +162,7 @@ class DynHP(PruneAndRebuild):
         """As `PruneAndRebuild`, and the batch size with what its rule and the budget learned."""
         return {
             **super().get_state(),
-            "batch_size": self._data.batch_size,
+            "data": self._data.get_state(),
             "rates": self._rates.get_state(),
             "rule": self.batch_size.get_state(),
             "budget": None if self.budget is None else self.budget.get_state(),
@@ -172,7 +172,8 @@ class DynHP(PruneAndRebuild):
         """As `PruneAndRebuild`, and the batch size."""
         super().set_state(state)
         self._rates.set_state(state["rates"])
-        self._set_batch_size(state["batch_size"])
+        self._data.set_state(state["data"])
+        self._rates.follow(self._data)
         self.batch_size.set_state(state["rule"])
         if self.budget is not None and state["budget"] is not None:
             self.budget.set_state(state["budget"])

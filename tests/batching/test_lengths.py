@@ -88,6 +88,30 @@ def test_an_epoch_cut_before_lengths_are_known():
     assert watch.seen == [(9, 18), (6, 18)]
 
 
+def test_a_resumed_run_knows_that_batches_have_one_length(tmp_path):
+    """The first epoch told; the run that goes on has the larger batch from its first step."""
+
+    def train(folder, dies=False):
+        model = reader(None, [L.Conv1D(8, 2)])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        hp = dynhp.DynHP("40MB", batch_size="memory")
+        backup = dynhp.callbacks.BackupAndRestore(folder, delete_checkpoint=False)
+        options = {"verbose": 0, "shuffle": False, "callbacks": [hp, backup]}
+
+        def die(epoch, logs):
+            if dies and epoch == 2:
+                raise InterruptedError
+
+        options["callbacks"].append(keras.callbacks.LambdaCallback(on_epoch_begin=die))
+        model.fit(batches([6] * 5), epochs=4, **options)
+        return [epoch["logs"]["batch_size"] for epoch in hp.report.epochs]
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "killed", dies=True)
+    assert train(tmp_path / "killed") == whole and whole[1] > 4
+
+
 @pytest.mark.parametrize("data", ["arrays", "one length", "many lengths"])
 def test_a_model_that_leaves_a_length_open_is_pruned_in_a_budget(data):
     words, answers = np.arange(18 * 6).reshape(18, 6) % 9, np.arange(18) % 2
