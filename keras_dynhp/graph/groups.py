@@ -250,9 +250,10 @@ class ChannelGroups:
     @property
     def prunable_share(self) -> float:
         """The share of the model's parameters that lie in variables of prunable groups."""
-        inside = {id(p.variable): p.variable for group in self.groups for p in group.places}
-        total = sum(int(np.prod(v.shape)) for v in self.trace.model.weights)
-        return sum(int(np.prod(v.shape)) for v in inside.values()) / total if total else 0.0
+        inside = {id(place.variable) for group in self.groups for place in group.places}
+        sizes = {id(v): int(np.prod(v.shape)) for v in self.trace.model.weights}
+        total = sum(sizes.values())
+        return sum(sizes[key] for key in sizes if key in inside) / total if total else 0.0
 
     def to_dict(self) -> dict:
         """Plain data for programs."""

@@ -182,3 +182,4 @@ def test_a_model_of_a_fixed_batch_keeps_it(budget):
         return
     logs = model.fit(x, y, **options).history
     assert set(logs["batch_size"]) == {8} and hp.on_target
+    assert dynhp.find_groups(model).prunable_share <= 1.0  # states are no parameters
