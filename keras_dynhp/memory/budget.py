@@ -98,24 +98,19 @@ class Budget:
         return largest_that(lambda batch: self.predict(memory.at(batch)) <= usable, maximum)
 
     def check(
-        self,
-        model: keras.Model,
-        optimizer=None,
-        smallest: int = 1,
-        memory: StepMemory | None = None,
+        self, model: keras.Model, smallest: int = 1, memory: StepMemory | None = None
     ) -> None:
         """Raise if the model can't be trained in the budget, not even with the smallest batch.
 
         Args:
-            model: that is to be trained.
-            optimizer: with which; its own if None.
+            model: that is to be trained, with its own optimizer.
             smallest: the smallest batch there may be.
             memory: of the model's step, where it is written down already.
 
         Raises:
             BudgetError: with what is needed, what was given and what would fit.
         """
-        memory = memory or StepMemory(model, optimizer, pruning=True)
+        memory = memory or StepMemory(model, pruning=True)
         estimate = memory.at(smallest)
         needed = self.predict(estimate)
         usable = self.usable

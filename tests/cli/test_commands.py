@@ -201,3 +201,23 @@ def test_wrong_use(run, arguments, code, message):
     done = run(*arguments)
     assert done.returncode == code and not done.out
     assert message in complaint(done)[0]
+
+
+def test_a_model_that_leaves_a_length_open(run, folder):
+    model = keras.Sequential(
+        [
+            keras.Input((None, 4)),
+            keras.layers.LSTM(8, name="reads"),
+            keras.layers.Dense(6, name="thinks"),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.save(folder / "open.keras")
+    done = run("inspect", "open.keras")
+    assert done.returncode == 0 and "axis of unknown length" in done.out and "reads" in done.out
+    found = json.loads(run("inspect", "open.keras", "--json").out)
+    assert found["parameters"] == model.count_params() and "macs" not in found
+    done = run("inspect", "open.keras", "--budget=4MB")
+    assert done.returncode == 1 and "axis of unknown length" in " ".join(complaint(done))
+    done = run("prune", "open.keras", "--out=less.keras", "--compression=2")
+    assert done.returncode == 0 and "parameters" in done.out and "macs" not in done.out
