@@ -128,7 +128,8 @@ class SampleClock:
     def _position(self, iterations):
         origin, position, pace = tf.unstack(self._state.read_value())
         now = position + (tf.cast(iterations, "float64") - origin) * pace
-        return tf.cast(now, "float32")
+        # Whole steps, as Keras counts them: a schedule may look its rates up in a table.
+        return tf.cast(tf.round(now), iterations.dtype)
 
     @property
     def position(self) -> float:

@@ -78,7 +78,7 @@ class LiveNetwork:
             if id(move.old) not in weights:  # seeds, counters
                 put_value(move.new, move.take(np.asarray(move.old)))
             release_variable(move.old)
-        adopt(self.model, clone.model, clone.pairs(trace))
+        adopt(self.model, clone.model, clone.pairs_and_models(trace))
         return moves
 
     def weights(self) -> list[np.ndarray]:

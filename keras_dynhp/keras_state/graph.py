@@ -19,6 +19,7 @@ __all__ = [
     "input_tensors",
     "is_input",
     "maker_of",
+    "models_inside",
     "nodes_in_order",
     "once_per_file",
     "output_tensors",
@@ -38,6 +39,17 @@ def nodes_in_order(functional: keras.Model) -> list[Node]:
     """Every call of an operation in a functional graph, inputs first, in the order Keras runs."""
     by_depth = functional._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def models_inside(model: keras.Model) -> list[keras.Model]:
+    """The functional models that the graph of a model calls, each behind those inside it."""
+    found = {}
+    for node in nodes_in_order(functional_of(model)):
+        inner = node.operation
+        if isinstance(inner, keras.Model) and functional_of(inner) is not None:
+            found.update(dict.fromkeys(models_inside(inner)))
+            found[inner] = None
+    return list(found)
 
 
 def is_input(node: Node) -> bool:

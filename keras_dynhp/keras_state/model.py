@@ -5,8 +5,10 @@ from __future__ import annotations
 import types
 
 import keras
-from keras.src.utils.tracking import DotNotTrackScope
+from keras.src.ops.node import KerasHistory
+from keras.src.utils.tracking import DotNotTrackScope, TrackedDict, TrackedList
 
+from keras_dynhp.keras_state.graph import functional_of, models_inside, output_tensors
 from keras_dynhp.keras_state.traces import forget_traces
 
 __all__ = ["adopt", "forget_compiled_steps", "graph_of", "renew_train_step"]
@@ -25,15 +27,84 @@ _GRAPH_ATTRIBUTES = (
 )
 
 
-def adopt(
-    model: keras.Model, new: keras.Model, pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]]
-) -> None:
+_Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
+
+
+def adopt(model: keras.Model, new: keras.Model, pairs: _Pairs) -> None:
     """Make `model`, the object the user holds, be the graph of `new`.
 
     Its class, name, compilation, metrics, history and attributes stay; attributes that hold a
-    layer of the old graph hold its successor afterwards. `pairs` lists (old layer, new layer).
-    `new` is a model, or what `graph_of` returned.
+    layer of the old graph, or hold it in a list, a tuple or a dict, hold its successor afterwards.
+    So do models inside the model: whoever holds an encoder holds it as the autoencoder calls it.
+
+    Args:
+        model: whose graph is exchanged.
+        new: a model, or what `graph_of` returned.
+        pairs: (old layer, new layer), models inside the model among them.
     """
+    if isinstance(new, keras.Model):
+        successors = {id(old): successor for old, successor in pairs}
+        for old in models_inside(model):
+            if (made := successors.get(id(old))) is not None:
+                _adopt_graph(old, made, pairs)
+                _call_instead(old, made, [new, *successors.values()])
+    else:
+        for old, graph, nodes in new.inside:
+            _adopt_graph(old, graph, pairs)
+            _set_nodes(old, nodes)
+    _adopt_graph(model, new, pairs)
+
+
+def _call_instead(old: keras.Model, made: keras.Model, layers: list[keras.layers.Layer]) -> None:
+    """In all graphs among `layers`, what called the model `made` calls `old`."""
+    _set_nodes(old, _nodes_of(made))
+    for index, node in enumerate(old._inbound_nodes):
+        node.operation = old
+        for place, tensor in enumerate(output_tensors(node)):
+            tensor._keras_history = KerasHistory(old, index, place)
+    for graph in layers:
+        functional = functional_of(graph) if isinstance(graph, keras.Model) else None
+        if functional is None or made not in functional._operations:
+            continue
+
+        def exchanged(operations):
+            return [old if operation is made else operation for operation in operations]
+
+        functional._tracker.untrack(made)
+        functional._tracker.add_to_store("layers", old)
+        _set_list(functional, "_operations", exchanged(functional._operations))
+        by_depth = functional._operations_by_depth.items()
+        keys = (f"{id(made)}_", f"{id(old)}_")
+        functional.__dict__.update(
+            _operations_by_depth={depth: exchanged(these) for depth, these in by_depth},
+            _nodes={key.replace(*keys) for key in functional._nodes},
+        )
+        for holder in {id(one): one for one in (functional, graph)}.values():
+            if holder._layers is not holder._tracker.config["layers"][1]:
+                holder.__dict__["_layers"] = exchanged(holder._layers)
+
+
+def _nodes_of(operation) -> dict:
+    """Where an operation is called, and where what it makes is used."""
+    names = ("_inbound_nodes", "_outbound_nodes")
+    return {name: list(getattr(operation, name)) for name in names}
+
+
+def _set_nodes(operation, nodes: dict) -> None:
+    for name, calls in nodes.items():
+        _set_list(operation, name, calls)
+
+
+def _set_list(operation, name: str, value: list) -> None:
+    """So that TensorFlow, which keeps such lists for its checkpoints, lets go of the one before.
+
+    Keras does not wrap it meanwhile: TensorFlow would not know it.
+    """
+    with DotNotTrackScope():
+        setattr(operation, name, value)
+
+
+def _adopt_graph(model: keras.Model, new: keras.Model, pairs: _Pairs) -> None:
     tracked = model._tracker.config["layers"][1]
     if isinstance(model, keras.Sequential):
         for layer in list(tracked):
@@ -68,13 +139,34 @@ def graph_of(model: keras.Model) -> types.SimpleNamespace:
         graph._layers, graph._functional = list(model._layers), model._functional
     else:
         vars(graph).update({name: model.__dict__[name] for name in _GRAPH_ATTRIBUTES})
+    inside = models_inside(model)
+    graph.inside = [(inner, graph_of(inner), _nodes_of(inner)) for inner in inside]
     return graph
 
 
 def _replace_attributes(model: keras.Model, successors: dict[int, keras.layers.Layer]) -> None:
+    """Of those that a user gave it."""
     for name, value in list(model.__dict__.items()):
-        if isinstance(value, keras.layers.Layer) and id(value) in successors:
-            model.__dict__[name] = successors[id(value)]
+        if name not in (*_GRAPH_ATTRIBUTES, "_layers", "_tracker"):
+            model.__dict__[name] = _with_successors(value, successors)
+
+
+def _with_successors(value, successors: dict[int, keras.layers.Layer]):
+    """The value, each layer in it exchanged; a list or dict stays the object it is."""
+    if isinstance(value, keras.layers.Layer):
+        return successors.get(id(value), value)
+    if isinstance(value, tuple):  # TensorFlow's wrapper of one among them
+        items = [_with_successors(item, successors) for item in value]
+        changed = any(item is not was for item, was in zip(items, value))
+        return tuple(items) if changed else value
+    # Past the methods of Keras's own lists and dicts, which would track layers a second time.
+    if type(value) in (list, TrackedList):
+        for place, item in enumerate(list(value)):
+            list.__setitem__(value, place, _with_successors(item, successors))
+    elif type(value) in (dict, TrackedDict):
+        for key, item in list(value.items()):
+            dict.__setitem__(value, key, _with_successors(item, successors))
+    return value
 
 
 def forget_compiled_steps(model: keras.Model) -> None:

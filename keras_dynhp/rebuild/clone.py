@@ -54,6 +54,11 @@ class Clone:
             if id(node.operation) in self.operations
         ]
 
+    def pairs_and_models(self, trace: Trace) -> list[tuple[object, object]]:
+        """As `pairs`, and the models inside the model, inner ones first."""
+        inside = ks.models_inside(trace.model)
+        return self.pairs(trace) + [(old, self.operations[id(old)]) for old in inside]
+
 
 def _leaves(functional):
     seen = set()

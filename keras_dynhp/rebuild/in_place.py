@@ -42,7 +42,7 @@ def rebuild_in_place(plan: RebuildPlan) -> list[Transfer]:
     settle(trace, clone)
     if optimizer_plan is not None:
         optimizer_plan.commit()
-    adopt(model, clone.model, clone.pairs(trace))
+    adopt(model, clone.model, clone.pairs_and_models(trace))
     return moves
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras import layers as L
 
@@ -11,6 +14,7 @@ import keras_dynhp as dynhp
 from benchmarks.exactness import masked_in_place
 from keras_dynhp.rebuild.in_place import rebuild_in_place
 from keras_dynhp.rebuild.plan import plan_rebuild
+from keras_dynhp.saving.networks import FormerNetwork, get_values
 
 WORDS = np.array([["one"], ["two"], ["three"], ["two"]])
 
@@ -33,3 +37,107 @@ def test_statistics_and_vocabularies():
     assert model.get_layer("stem").units == 4
     np.testing.assert_allclose(model(inputs).numpy(), before, rtol=1e-5, atol=1e-6)
     assert np.ptp(before) > 0.1
+
+
+def sequential(name, inputs, units):
+    layers = [L.Dense(units, "relu", name=f"{name}_1"), L.Dense(units, "relu", name=f"{name}_2")]
+    return keras.Sequential([keras.Input((inputs,)), *layers], name=name)
+
+
+def functional(name, inputs, units):
+    x = keras.Input((inputs,))
+    return keras.Model(x, sequential("inside_" + name, inputs, units)(x), name=name)
+
+
+def in_a_row(encoder, decoder):
+    return keras.Sequential([keras.Input((12,)), encoder, decoder, L.Dense(3)])
+
+
+def called_twice(encoder, decoder):
+    x = keras.Input((12,))
+    codes = L.Concatenate()([encoder(x), encoder(x * 2.0), decoder(encoder(x))])
+    return keras.Model(x, L.Dense(3)(codes))
+
+
+def inside_another(encoder, decoder):
+    x, y = keras.Input((12,)), keras.Input((12,))
+    return keras.Model(y, L.Dense(3)(keras.Model(x, decoder(encoder(x)), name="both")(y)))
+
+
+@pytest.mark.parametrize(
+    ("inner", "around"),
+    [(sequential, in_a_row), (functional, called_twice), (functional, inside_another)],
+)
+def test_models_inside_stay_the_objects_they_were(inner, around, tmp_path):
+    keras.utils.set_random_seed(0)
+    encoder, decoder = inner("encoder", 12, 16), inner("decoder", 16, 12)
+    model = around(encoder, decoder)
+    model.compile("adam", "mse")
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(8, 12)).astype("float32"), np.ones((8, 3), "float32")
+    model.fit(x, y, verbose=0)
+    former, values = FormerNetwork(model), get_values(model)
+    before, code = model.predict(x, verbose=0), encoder.predict(x, verbose=0)
+
+    def is_whole():
+        inside = {id(layer) for layer in model._flatten_layers()}
+        assert {id(encoder), id(decoder)} <= inside
+        ours = {id(variable) for variable in model.trainable_variables}
+        both = (*encoder.trainable_variables, *decoder.trainable_variables)
+        assert {id(variable) for variable in both} < ours
+        model.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_allclose(again(x), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+        assert again.count_params() == model.count_params()
+        tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
+        # Nothing else of the name is left: it would be called a model that shares these layers.
+        gc.collect()
+        living = [o for o in gc.get_objects() if issubclass(type(o), keras.Model)]
+        assert sum(o.name == "encoder" for o in living) == 2  # the other is in `again`
+
+    for _ in range(2):
+        groups = dynhp.find_groups(model)
+        keep = {group.name: np.arange(group.size) % 2 == 0 for group in groups}
+        masked_in_place(model, groups, keep)
+        expected = model.predict(x, verbose=0)
+        rebuild_in_place(plan_rebuild(groups, groups.survivors(keep)))
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-5, atol=1e-6)
+        is_whole()
+    assert encoder.predict(x, verbose=0).shape[1] == encoder.output.shape[1] == 4
+    former.come_back(values)
+    is_whole()
+    np.testing.assert_allclose(model.predict(x, verbose=0), before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(encoder.predict(x, verbose=0), code, rtol=1e-5, atol=1e-6)
+    # Freezing and fine-tuning it, as Keras's guide to transfer learning does.
+    was = [np.asarray(variable) for variable in encoder.variables]
+    for trainable in (False, True):
+        encoder.trainable = trainable
+        model.compile("adam", "mse")
+        model.fit(x, y, verbose=0)
+        moved = [np.any(old != np.asarray(new)) for old, new in zip(was, encoder.variables)]
+        assert any(moved) == trainable
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Penalized(keras.Model):
+    """Holds its layers in a list, a tuple and a dict."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.hidden = [layer for layer in self.layers if layer.name.startswith("stem")]
+        self.by_name = {layer.name: layer for layer in self.hidden}
+        self.ends = (self.hidden[0], [self.hidden[-1]])
+
+
+def test_layers_that_a_model_holds_in_lists():
+    x = keras.Input((6,))
+    hidden = L.Dense(8, name="stem_2")(L.Dense(8, name="stem_1")(x))
+    model = Penalized(x, L.Dense(2)(hidden))
+    groups = dynhp.find_groups(model)
+    keep = {"stem_1": np.arange(8) < 3}
+    rebuild_in_place(plan_rebuild(groups, groups.survivors(keep)))
+    now = [model.get_layer("stem_1"), model.get_layer("stem_2")]
+    assert now[0].units == 3
+    for held in (list(model.hidden), list(model.by_name.values()), [model.ends[0], *model.ends[1]]):
+        assert [id(layer) for layer in held] == [id(layer) for layer in now]
+    assert len(model.weights) == 6
