@@ -183,9 +183,10 @@ class BatchRates:
         """Suit the batch size of the next epoch."""
         self._clock.set_pace(data.pace)
         if self._factor is not None:
-            self._factor.value = scaled_learning_rate(
-                1.0, self._requested, data.batch_size, self._scaling
-            )
+            # A batch of more samples than there are holds those that there are.
+            most = data.num_samples or max(self._requested, data.batch_size)
+            sizes = min(self._requested, most), min(data.batch_size, most)
+            self._factor.value = scaled_learning_rate(1.0, *sizes, self._scaling)
 
     def get_state(self) -> list[float]:
         """Where schedules stand, as plain values."""

@@ -108,6 +108,8 @@ class DynHP(PruneAndRebuild):
                 'batch_size="memory" fills a budget, and there is none. Give budget=, such as '
                 '"4MB", or use batch_size="dynamic".'
             )
+        self._fresh_rule = self.batch_size.get_state()
+        self._left_off: tuple | None = None  # an optimizer, and where its schedule was
         self._data: FitData | None = None
         self._step: tuple[list, StepMemory] | None = None  # and the shapes it was written for
         self._peak = EpochPeak()
@@ -126,6 +128,9 @@ class DynHP(PruneAndRebuild):
         self._requested = self._data.batch_size
         optimizer = self.model.optimizer
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
+        if self._left_off is not None and self._left_off[0] is optimizer:
+            self._rates.set_state(self._left_off[1])
+        self._rates.follow(self._data)
         if self.budget is not None:
             self.report.budget = self.budget.limit
             smallest = self._on_one_replica() if self._has_fixed_batch() else 1
@@ -153,10 +158,16 @@ class DynHP(PruneAndRebuild):
         super().on_epoch_end(epoch, logs)
         self._choose_batch(logs or {}, variance)
 
-    def on_train_end(self, logs=None):
+    def _begin_anew(self) -> None:
+        self.batch_size.set_state(self._fresh_rule)
+        if self.budget is not None:
+            self.budget = Budget(self.budget.limit)
+
+    def _let_go(self) -> None:
+        self._left_off = self.model.optimizer, self._rates.get_state()
         self._rates.remove()
         self._data.detach()
-        super().on_train_end(logs)
+        super()._let_go()
 
     def get_state(self) -> dict:
         """As `PruneAndRebuild`, and the batch size with what its rule and the budget learned."""

@@ -20,6 +20,7 @@ from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
 from keras_dynhp.graph.groups import check_model
+from keras_dynhp.keras_state.fit import when_interrupted
 from keras_dynhp.keras_state.metrics import build_metrics
 from keras_dynhp.pruning.engine import Engine
 from keras_dynhp.pruning.proof import DeviceProof, samples_of_fit
@@ -132,6 +133,8 @@ class PruneAndRebuild(keras.callbacks.Callback):
         if self._guard is not None:
             self._guard.begin(self.model)
         if self._engine is None or not self._engine.owns(self.model):
+            if self._engine is not None:
+                self._begin_anew()
             engine = Engine(
                 self.model, self.target, self.criterion, self.prune_inputs, self.round_to
             )
@@ -143,6 +146,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._proof.begin(self.model)
         self._engine.watch()
         self._steps = int(self.model.optimizer.iterations.numpy())
+        when_interrupted(self.model, self._let_go)
 
     def on_epoch_begin(self, epoch, logs=None):
         let_begin(self, epoch, logs)
@@ -166,7 +170,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
         self._tell(epoch, logs, removed)
 
     def on_train_end(self, logs=None):
-        self._engine.release()
+        self._let_go()
         if self._guard is not None:
             self._guard.end()
         for scalars in self._scalars:
@@ -176,6 +180,13 @@ class PruneAndRebuild(keras.callbacks.Callback):
             self.conclude()
 
     # ---- ours --------------------------------------------------------------------------------
+
+    def _begin_anew(self) -> None:
+        """Forget what was learned in training another model."""
+
+    def _let_go(self) -> None:
+        """The fit is over, or was interrupted: leave nothing of ours in the model."""
+        self._engine.release()
 
     def conclude(self) -> None:
         """The last word on the network that training leaves, when all other callbacks are done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -123,6 +124,26 @@ def give_back_epochs(epoch_iterator: TFEpochIterator) -> None:
     """Undo `take_over_epochs`."""
     vars(epoch_iterator).pop("_enumerate_iterator", None)
     vars(epoch_iterator).pop("_interrupted_warning", None)
+
+
+def when_interrupted(model: keras.Model, then: Callable[[], None]) -> None:
+    """From `on_train_begin`: call `then()` if an error or Ctrl-C ends the fit among its steps.
+
+    Keras calls no callback then. It runs the steps of an epoch inside `catch_stop_iteration()`.
+    """
+    epoch_iterator = running_fit(model).epoch_iterator
+    catch_stop_iteration = epoch_iterator.catch_stop_iteration
+
+    @contextlib.contextmanager
+    def catch_all():
+        try:
+            with catch_stop_iteration():
+                yield
+        except BaseException:
+            then()
+            raise
+
+    vars(epoch_iterator)["catch_stop_iteration"] = catch_all
 
 
 def has_begun(epoch_iterator: TFEpochIterator) -> bool:
