@@ -93,3 +93,22 @@ def test_a_run_in_bfloat16_throughout(callback):
     logs = hp.report.epochs[-1]["logs"]
     assert logs["learning_rate"] == pytest.approx(1e-3, rel=0.01)
     assert logs["params"] == model.count_params()
+
+
+def test_groups_that_are_frozen_meanwhile_have_the_widths_that_they_had():
+    layers = [keras.layers.Dense(16, "relu", name=name) for name in "abc"]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    hp = dynhp.PruneAndRebuild(target=dynhp.Target(compression=3), schedule=lambda progress: 0.4)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(64, 8)), random.normal(size=(64, 1))
+    model.fit(x, y, epochs=2, callbacks=[hp], verbose=0)
+    for name in "ab":
+        model.get_layer(name).trainable = False
+    model.compile("adam", "mse")
+    hp.schedule = lambda progress: 0.7
+    model.fit(x, y, epochs=2, callbacks=[hp], verbose=0)
+    widths = {name: model.get_layer(name).units for name in "abc"}
+    assert 1 < widths["a"] < 16 and hp.report.after["widths"] == widths
+    assert hp.report.after["neurons"] == sum(widths.values())
+    assert f"  {'a':<28} {16:>5} -> {widths['a']}\n" in str(hp.report)
