@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_dynhp.keras_state.learning_rate import current_rate
 from keras_dynhp.keras_state.strided import picks_first
 from keras_dynhp.sizes import format_size
 
@@ -60,7 +61,7 @@ class Report:
 
     def epoch(self, epoch: int, engine, logs: dict, removed: int = 0, memory=None) -> None:
         """Note an epoch: what it was told, what went at its end."""
-        rate = engine.model.optimizer.learning_rate
+        rate = current_rate(engine.model.optimizer)
         self.epochs.append(
             {
                 "epoch": epoch,
