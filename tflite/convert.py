@@ -36,26 +36,14 @@ class BadInputError(Exception):
     """What the person at the command line has to mend; printed without a traceback."""
 
 
-def load_data(path: str):
-    """Inputs (an array, or arrays by input name) and labels or None."""
-    import numpy as np
+def load_data(path: str, model):
+    """What `export_tflite` takes: arrays, or with labels a data set of (x, y)."""
+    from keras_dynhp.export.sample_files import batched, load_samples
 
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"--data={path} cannot be read: {error}") from error
-    if isinstance(stored, np.ndarray):
-        return stored, None
-    arrays = {name: stored[name] for name in stored.files}
-    counts = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
-    if len(set(counts.values())) > 1:
-        raise BadInputError(
-            f"--data={path}: every array needs one row for each sample; received {counts}."
-        )
-    labels = arrays.pop("y", None)
-    if not arrays:
-        raise BadInputError(f"--data={path} has no array of inputs (x); it has {stored.files}.")
-    return arrays["x"] if list(arrays) == ["x"] else arrays, labels
+        return batched(*load_samples(path, model))
+    except ValueError as error:
+        raise BadInputError(f"--data={error}") from error
 
 
 def load_model(path: str):
@@ -70,15 +58,6 @@ def load_model(path: str):
         raise BadInputError(f"{path} is no Keras model that can be loaded: {error}") from error
 
 
-def samples_for(inputs, labels):
-    """What `export_tflite` takes: arrays, or with labels a data set of (x, y)."""
-    if labels is None:
-        return inputs
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(64)
-
-
 def convert(model_path: str, out: str) -> str:
     """Write every file into a scratch directory, then move them to their places; the report."""
     from keras_dynhp.export.device import device_report
@@ -88,8 +67,8 @@ def convert(model_path: str, out: str) -> str:
     quantize = None if _QUANTIZE.value == "none" else _QUANTIZE.value
     if quantize and not _DATA.value:
         raise BadInputError(f"--quantize={quantize} needs --data: samples to calibrate with.")
-    data = samples_for(*load_data(_DATA.value)) if _DATA.value else None
     model = load_model(model_path)
+    data = load_data(_DATA.value, model) if _DATA.value else None
     folder = pathlib.Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

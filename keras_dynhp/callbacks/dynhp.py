@@ -16,6 +16,7 @@ from keras_dynhp.callbacks.guard import AccuracyGuard
 from keras_dynhp.callbacks.prune_and_rebuild import PruneAndRebuild
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria import Criterion
+from keras_dynhp.keras_state.learning_rate import current_rate
 from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.epoch_peak import EpochPeak
 from keras_dynhp.memory.estimate import StepMemory
@@ -222,7 +223,7 @@ class DynHP(PruneAndRebuild):
                 largest=None if self.budget is None else self._largest(),
                 num_samples=self._data.num_samples,
                 loss=float(logs.get("loss", 1.0)),
-                learning_rate=float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
+                learning_rate=current_rate(optimizer),
                 variance=variance,
             )
         )

@@ -21,6 +21,10 @@ flags.DEFINE_bool("json", False, "Print one JSON object instead of text.", flag_
 flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.", flag_values=FLAGS)
 
 
+class UsageError(ValueError):
+    """The command was given what it can't take; the exit code says so."""
+
+
 def run() -> None:
     """Entry point of the `keras-dynhp` command."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -70,6 +74,8 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         if FLAGS.debug:
             raise
+        if isinstance(error, UsageError):
+            return _complain(f"{error}", USAGE)
         impossible = isinstance(error, (BudgetError, Unreachable))
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return _complain(message, IMPOSSIBLE if impossible else FAILED)

@@ -30,6 +30,7 @@ def count_macs(model: keras.Model) -> int:
         model: a built Sequential or Functional Keras 3 model.
 
     Raises:
+        TypeError: for what is no Keras model.
         ValueError: for a subclassed or unbuilt model, or where the count depends on an axis of
             unknown length.
 

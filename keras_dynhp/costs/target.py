@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import keras
 
@@ -22,6 +23,7 @@ class Target:
         ram: the most bytes of the tensor arena of the int8 network on TensorFlow Lite Micro.
 
     Raises:
+        TypeError: if a limit that must be a number is none.
         ValueError: if nothing is given, or a limit is not positive.
 
     Example:
@@ -42,6 +44,10 @@ class Target:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, parse_size(value))
+        for name in ("compression", "params", "macs"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
         if self.compression is not None and not self.compression > 1:
             raise ValueError(
                 f"`compression` must be above 1. Received: compression={self.compression!r}"

@@ -65,6 +65,12 @@ class FlatGraph:
     outputs: list[Tensor]
 
 
+def check_is_model(model: keras.Model) -> None:
+    """Refuse what is no model, before anything is asked of it."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+
+
 def flatten(
     model: keras.Model, samples: Sequence[tuple[int | None, ...]] | None = None
 ) -> FlatGraph:
@@ -75,8 +81,10 @@ def flatten(
         samples: for each input the shape of one sample, for lengths that the model leaves open.
 
     Raises:
+        TypeError: for what is no Keras model.
         ValueError: for a subclassed model, whose graph cannot be read, or an unbuilt one.
     """
+    check_is_model(model)
     functional = _functional(model)
     shapes = [_one_sample(tensor.shape) for tensor in functional.inputs]
     if samples is not None and len(samples) == len(shapes):

@@ -176,7 +176,12 @@ def get(identifier: str | Criterion | dict) -> Criterion:
             )
         return _NAMES[identifier]()
     if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
-    if not isinstance(identifier, Criterion):
-        raise TypeError(f"`criterion` must be a name or a Criterion. Received: {identifier!r}")
-    return identifier
+        found = keras.saving.deserialize_keras_object(identifier)
+    else:
+        found = identifier
+    if not isinstance(found, Criterion):  # Keras hands back a dict that configures nothing
+        raise TypeError(
+            f"`criterion` must be a name ({', '.join(_NAMES)}), a Criterion, or the configuration "
+            f"of one. Received: {identifier!r}"
+        )
+    return found

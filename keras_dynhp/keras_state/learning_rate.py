@@ -7,7 +7,30 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-__all__ = ["raw_iterations", "scale_learning_rate", "schedule_of", "time_schedule_by"]
+from keras_dynhp.keras_state.optimizer import optimizer_tree
+
+__all__ = [
+    "current_rate",
+    "raw_iterations",
+    "scale_learning_rate",
+    "schedule_of",
+    "time_schedule_by",
+]
+
+
+def current_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the moment; of several optimizers that of the first.
+
+    A `MultiOptimizer` refuses to tell a rate: it has none of its own.
+
+    Example:
+
+    >>> current_rate(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5)))
+    0.5
+    """
+    leaf = next(node for node in optimizer_tree(optimizer) if len(optimizer_tree(node)) == 1)
+    # In float64, since NumPy can't take a tensor of bfloat16.
+    return float(keras.ops.convert_to_numpy(keras.ops.cast(leaf.learning_rate, "float64")))
 
 
 def schedule_of(

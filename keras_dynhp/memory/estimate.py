@@ -6,10 +6,11 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import keras
 
-from keras_dynhp.costs.walk import flatten
+from keras_dynhp.costs.walk import check_is_model, flatten
 from keras_dynhp.memory.executor import Program, worst
 from keras_dynhp.memory.kernels import write_call
 from keras_dynhp.memory.kernels.registry import Step, size_of
@@ -101,6 +102,7 @@ def estimate_memory(
             model is compiled with, and no update if it is not compiled.
 
     Raises:
+        TypeError: for what is no Keras model.
         ValueError: for a batch size that is not a positive integer, a subclassed or unbuilt model,
             or an axis of unknown length.
 
@@ -175,6 +177,7 @@ class StepMemory:
         pruning: bool = False,
         samples: Sequence[tuple[int | None, ...]] | None = None,
     ):
+        check_is_model(model)
         if optimizer is None:
             optimizer = getattr(model, "optimizer", None)
         optimizer = None if optimizer is None else keras.optimizers.get(optimizer)
@@ -195,10 +198,12 @@ class StepMemory:
 
     def at(self, batch_size: int) -> MemoryEstimate:
         """The estimate at a batch size."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+        if not whole or batch_size < 1:
             raise ValueError(
                 f"batch_size must be a positive integer, such as 32. Received: {batch_size!r}"
             )
+        batch_size = int(batch_size)  # NumPy's would make NumPy's of all that follows
         weights, slots = sum(self._weights), sum(self._slots)
         inputs, activations = self._inputs.at(batch_size), self._activations.at(batch_size)
         held = weights + slots + inputs + activations

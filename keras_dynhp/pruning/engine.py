@@ -104,12 +104,12 @@ class Engine:
 
     @property
     def neurons(self) -> int:
-        """Neurons in groups that may be pruned, as they are now."""
-        return self.groups.neurons
+        """What is left of all neurons that might be pruned at the beginning."""
+        return sum(self.widths().values())
 
     def widths(self) -> dict[str, int]:
-        """The width of every prunable group."""
-        return {self.origins[group.name][0]: group.size for group in self.groups}
+        """The width of every group of the beginning, also of those that are kept whole by now."""
+        return {name: size - len(self.removed[name]) for name, size in self._full_sizes.items()}
 
     def missed(self) -> dict[str, tuple[float, float]]:
         """By resource: what the network has now and the most it may have, where it has more."""

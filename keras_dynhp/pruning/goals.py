@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import keras
@@ -105,9 +106,17 @@ class Goals:
         for resource, goal in self._wanted(groups, 1.0):
             floor = resource.value(least)
             if floor > goal:
+                name, safety = resource.name, SAFETY.get(resource.name, 1.0)
+                spare = f" (an estimate, kept {1 - safety:.0%} below the limit)" * (safety < 1)
                 raise Unreachable(
-                    f"The target can't be met: {resource.name} would have to fall from "
-                    f"{self.full[resource.name]:,.0f} to {goal:,.0f}, and with every group at its "
-                    f"smallest {floor:,.0f} are left. The smallest reachable target is "
-                    f"{resource.name}={int(np.ceil(floor))}."
+                    f"The target can't be met: {name} would have to fall from "
+                    f"{self.full[name]:,.0f} to {self._asked[name]:,.0f}, and with every group at "
+                    f"its smallest {floor:,.0f} are left{spare}. The smallest reachable target is "
+                    f"{name}={_least_limit(floor, safety)}."
                 )
+
+
+def _least_limit(floor: float, safety: float) -> int:
+    """The least whole limit of which `safety` is no less than `floor`."""
+    limit = math.ceil(floor / safety)
+    return limit if safety * limit >= floor else limit + 1  # division rounds

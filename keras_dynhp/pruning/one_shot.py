@@ -41,7 +41,8 @@ def prune(
 
     Args:
         model: a built Sequential or Functional model; it is left alone.
-        target: what the copy must satisfy.
+        target: what the copy must satisfy; `flash` and `ram` by estimate, since nothing is
+            converted and measured here: `export_tflite` tells the real figures.
         criterion: `"magnitude"`, `"taylor"`, `"random"`, or a `Criterion`.
         data: a `tf.data.Dataset` of `(x, y)` batches, for criteria that need gradients; the model
             must then be compiled with a loss. A few hundred samples do; they are read again for

@@ -102,7 +102,8 @@ def _training(report: Report) -> Iterable[tuple]:
     for name in last:
         if name not in COUNTS and name in first:
             write = format_size if name in BYTES else "{:,.5g}".format
-            yield name, write(first[name]), write(last[name])
+            values = (first[name], last[name])
+            yield name, *("not finite" if value is None else write(value) for value in values)
 
 
 def _widths(report: Report) -> Iterable[tuple]:

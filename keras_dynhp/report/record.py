@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_dynhp.keras_state.learning_rate import current_rate
 from keras_dynhp.keras_state.strided import picks_first
 from keras_dynhp.sizes import format_size
 
@@ -26,7 +28,8 @@ class Report:
         before: figures of the full network: `params`, `macs`, `neurons`, `widths` by group.
         after: the same of the network as it is now.
         epochs: one dict for each epoch: `epoch`, `widths` after it, `removed` neurons, `memory`
-            (the estimate by kind, in bytes, where one was made), and everything in `logs`.
+            (the estimate by kind, in bytes, where one was made), and everything in `logs`, where
+            None stands for what was NaN or infinite.
         kept: groups that could not be pruned, with their reasons.
         barriers: layers through which channels could not be followed, with the reasons.
         missed: what the network had too much of when training ended, by resource: what it has, and
@@ -58,7 +61,7 @@ class Report:
 
     def epoch(self, epoch: int, engine, logs: dict, removed: int = 0, memory=None) -> None:
         """Note an epoch: what it was told, what went at its end."""
-        rate = engine.model.optimizer.learning_rate
+        rate = current_rate(engine.model.optimizer)
         self.epochs.append(
             {
                 "epoch": epoch,
@@ -66,7 +69,7 @@ class Report:
                 "removed": removed,
                 "memory": memory,
                 "logs": {
-                    "learning_rate": float(keras.ops.convert_to_numpy(rate)),
+                    "learning_rate": _number(rate),
                     **{name: _number(value) for name, value in logs.items()},
                 },
             }
@@ -165,9 +168,16 @@ class Report:
     __repr__ = __str__
 
 
-def _number(value) -> float:
-    """What a metric says; of one that says a value for each class, the mean."""
-    return float(np.mean(keras.ops.convert_to_numpy(value)))
+def _number(value) -> float | None:
+    """What a metric says; of one that says a value for each class, the mean.
+
+    None where that is not finite: JSON has no word for NaN, and strict readers refuse the file.
+    """
+    # Not in bfloat16, which NumPy does not know and Keras, as `floatx`, puts plain numbers into.
+    if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+        value = keras.ops.convert_to_numpy(keras.ops.cast(value, "float64"))
+    number = float(np.mean(np.asarray(value, np.float64)))
+    return number if math.isfinite(number) else None
 
 
 def _figures(engine) -> dict:

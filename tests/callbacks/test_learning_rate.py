@@ -68,3 +68,21 @@ def test_schedule_goes_on_by_samples():
     assert moves == pytest.approx([(1 - at / 36).sum() for at in starts], rel=1e-3)
     # A later fit without DynHP goes by iterations again.
     assert float(model.optimizer.learning_rate) == pytest.approx(1 - 21 / 36)
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
+)
+@pytest.mark.parametrize("callback", [dynhp.PruneAndRebuild, dynhp.DynHP])
+def test_several_optimizers_in_one(callback):
+    """Such an optimizer does not tell a learning rate: there are several."""
+    first, second = keras.optimizers.SGD(0.05), keras.optimizers.Adam(0.01)
+    optimizer = keras.optimizers.MultiOptimizer(lambda v: second if "bias" in v.path else first)
+    layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile(optimizer, "mse")
+    hp = callback(target=dynhp.Target(compression=2))
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=[hp])
+    assert hp.on_target
+    rates = [epoch["logs"]["learning_rate"] for epoch in hp.report.epochs]
+    assert rates == pytest.approx([0.05] * 3)

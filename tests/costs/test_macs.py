@@ -155,3 +155,9 @@ def test_an_axis_of_unknown_length_is_said_to_be_one(layer):
     assert macs_if_known(model) is None
     with pytest.raises(ValueError, match="axis of unknown length"):
         count_macs(model)
+
+
+@pytest.mark.parametrize("model", [None, "model.keras"])
+def test_what_is_no_model(model):
+    with pytest.raises(TypeError, match=r"`model` must be a keras.Model. Received: (str|NoneType)"):
+        count_macs(model)

@@ -85,3 +85,11 @@ def test_what_is_no_criterion_is_refused():
         criteria.get("tailor")
     with pytest.raises(TypeError, match="Criterion"):
         criteria.get(3)
+
+
+@pytest.mark.parametrize("given", [{"a": 1}, None, criteria.criterion.Taylor])
+def test_what_is_no_criterion(given):
+    with pytest.raises(
+        TypeError, match=r"must be a name \(taylor, magnitude, random\), a Criterion"
+    ):
+        criteria.get(given)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dynhp.keras_state.learning_rate import (
+    current_rate,
     raw_iterations,
     scale_learning_rate,
     schedule_of,
@@ -24,6 +25,26 @@ def test_schedule_is_the_one_that_was_given():
 @pytest.mark.parametrize("rate", [0.1, lambda: 0.1])
 def test_other_rates_are_no_schedule(rate):
     assert schedule_of(keras.optimizers.Adam(rate)) is None
+
+
+def test_rate_of_the_moment_is_that_of_the_optimizer_inside():
+    schedule = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5)
+    optimizer = keras.optimizers.SGD(schedule)
+    optimizer.iterations.assign(2)
+    assert current_rate(optimizer) == 0.25
+    assert current_rate(keras.optimizers.LossScaleOptimizer(optimizer)) == 0.25
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
+)
+def test_rate_of_several_optimizers_is_that_of_the_first():
+    first, second = keras.optimizers.SGD(0.5), keras.optimizers.Adam(0.25)
+    both = keras.optimizers.MultiOptimizer(lambda v: first if v.path == "a" else second)
+    both.build([keras.Variable(1.0, name="a"), keras.Variable(1.0, name="b")])
+    with pytest.raises(AttributeError):
+        both.learning_rate  # noqa: B018  (why current_rate is there)
+    assert current_rate(both) == 0.5
 
 
 # Of these Keras 3.12's Muon takes no step with TensorFlow at all.

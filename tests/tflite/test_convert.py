@@ -204,6 +204,12 @@ def test_bad_input(command, model, tmp_path):
         pytest.raises(command.BadInputError, match=r"bad\.npz cannot be read"),
     ):
         command.convert(net, str(tmp_path))
+    (tmp_path / "cut.npz").write_bytes((model / "data.npz").read_bytes()[:-99])
+    with (
+        flagsaver.flagsaver(data=str(tmp_path / "cut.npz")),
+        pytest.raises(command.BadInputError, match=r"--data=.*cut\.npz cannot be read"),
+    ):
+        command.convert(net, str(tmp_path))
     np.savez(tmp_path / "short.npz", x=np.zeros((5, 49, 10, 1)), y=np.zeros(3))
     with (
         flagsaver.flagsaver(data=str(tmp_path / "short.npz")),
@@ -213,7 +219,7 @@ def test_bad_input(command, model, tmp_path):
     np.savez(tmp_path / "empty.npz", y=np.zeros(3))
     with (
         flagsaver.flagsaver(data=str(tmp_path / "empty.npz")),
-        pytest.raises(command.BadInputError, match="no array of inputs"),
+        pytest.raises(command.BadInputError, match="must hold an array of inputs named x"),
     ):
         command.convert(net, str(tmp_path))
     with (
