@@ -169,7 +169,8 @@ def _called(operation, args, kwargs):
     """What an operation makes of its arguments when nothing is trained."""
     if type(operation) is keras.layers.Embedding:
         # Keras lets negative numbers count from the end, which TensorFlow Lite Micro can't.
-        return tf.gather(operation.embeddings, tf.cast(args[0], tf.int32))
+        rows = tf.gather(operation.embeddings, tf.cast(args[0], tf.int32))
+        return graph.with_mask(rows, operation.compute_mask(args[0]))  # attention reads it there
     layer = operation if isinstance(operation, keras.layers.Layer) else None
     if layer is not None and "training" in inspect.signature(layer.call).parameters:
         # Layers that augment data do so unless they are told not to, as `predict` tells them.

@@ -35,6 +35,8 @@ def with_lengths_of(model: keras.Model, samples) -> keras.Model:
 def device_copy(model: keras.Model, unroll: bool) -> keras.Model:
     """A copy in float32, its recurrent layers unrolled if asked; the model itself if it is so.
 
+    Recurrent layers have no dropout in it: they draw its masks whether they are trained or not.
+
     Args:
         model: a Sequential or Functional Keras 3 model.
         unroll: whether loops over time become straight lines, as the quantizer needs.
@@ -51,7 +53,7 @@ def _made(model: keras.Model, config: dict) -> keras.Model:
     for key in ("compile_config", "build_config"):
         config.pop(key, None)
     made = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    for old, new in zip(model.variables, made.variables):
+    for old, new in zip(model.weights, made.weights, strict=True):
         new.assign(keras.ops.cast(old, new.dtype))
     return made
 
@@ -66,6 +68,8 @@ def _rewrite(config, unroll: bool):
         result["dtype"] = _full(result["dtype"])
     if unroll and config.get("class_name") in _RECURRENT:
         result["config"] = {**result["config"], "unroll": True}
+    if "recurrent_dropout" in result:
+        result.update(dropout=0.0, recurrent_dropout=0.0)
     return result
 
 

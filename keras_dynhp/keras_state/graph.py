@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import set_keras_mask
 from keras.src.ops.node import Node
 from keras.src.ops.operation import Operation
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -25,6 +26,7 @@ __all__ = [
     "output_tensors",
     "structure",
     "trusted_deserialization",
+    "with_mask",
 ]
 
 
@@ -99,6 +101,13 @@ def maker_of(tensor: keras.KerasTensor) -> Operation:
 def trusted_deserialization():
     """A context in which configurations may hold code: those of the user's own live objects."""
     return SafeModeScope(False)
+
+
+def with_mask(tensor, mask):
+    """A tensor with the mask that Keras hands to the layers that read it; None for no mask."""
+    if mask is not None:
+        set_keras_mask(tensor, mask)
+    return tensor
 
 
 def copied(operation: Operation) -> Operation:

@@ -129,3 +129,24 @@ def test_data_sets_of_every_kind(path):
         report = export_tflite(model, path, "int8", data)
         assert report.flash_bytes == expected.flash_bytes
     assert report.fidelity.samples == 1000
+
+
+def test_attention_does_not_see_what_only_fills_a_sentence_up(path):
+    tokens = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(20, 6, mask_zero=True)(tokens)
+    x = x + layers.MultiHeadAttention(2, 3)(x, x)
+    model = networks.with_weights(keras.Model(tokens, layers.Dense(3)(layers.Flatten()(x))))
+    words = np.random.default_rng(0).integers(1, 20, (100, 8)).astype("int32")
+    words[:, 5:] = 0
+    report = export_tflite(model, path, None, words)
+    assert report.fidelity.worst_difference < 1e-5
+
+
+def test_recurrent_layers_with_dropout(path):
+    inputs = keras.Input((6, 4))
+    x = layers.Bidirectional(layers.LSTM(5, dropout=0.3, return_sequences=True))(inputs)
+    x = layers.RNN(layers.GRUCell(4, recurrent_dropout=0.2))(x)
+    model = networks.with_weights(keras.Model(inputs, layers.Dense(3)(x)))
+    report = export_tflite(model, path, None, networks.samples(model, 50))
+    assert report.fidelity.worst_difference < 1e-5
+    assert model.layers[2].cell.recurrent_dropout == 0.2
