@@ -131,7 +131,6 @@ class DynHP(PruneAndRebuild):
         self._rates = BatchRates(optimizer, self.batch_size.learning_rate, self._requested)
         if self._left_off is not None and self._left_off[0] is optimizer:
             self._rates.set_state(self._left_off[1])
-        self._rates.follow(self._data)
         if self.budget is not None:
             self.report.budget = self.budget.limit
             smallest = self._on_one_replica() if self._has_fixed_batch() else 1
@@ -140,6 +139,7 @@ class DynHP(PruneAndRebuild):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
+        self._rates.follow(self._data)  # how many samples there are may be known by now
         if self._has_begun:
             self._tidy()
         self._estimate = self._step_memory().at(self._on_one_replica())
@@ -185,7 +185,6 @@ class DynHP(PruneAndRebuild):
         super().set_state(state)
         self._rates.set_state(state["rates"])
         self._data.set_state(state["data"])
-        self._rates.follow(self._data)
         self.batch_size.set_state(state["rule"])
         if self.budget is not None and state["budget"] is not None:
             self.budget.set_state(state["budget"])
