@@ -32,7 +32,12 @@ def rebuild_in_place(plan: RebuildPlan) -> list[Transfer]:
         clone = clone_model(trace, plan.survivors)
         moves = transfers(trace, clone, plan.keep)
     optimizer = getattr(model, "optimizer", None)
-    optimizer_plan = plan_optimizer(optimizer, moves) if optimizer is not None else None
+    optimizer_plan = None
+    if optimizer is not None:
+        # A user's own `train_step` may train layers beside the graph, which stay as they are.
+        inside = {id(move.old) for move in moves}
+        beside = [Transfer(v, v) for v in model.trainable_variables if id(v) not in inside]
+        optimizer_plan = plan_optimizer(optimizer, [*moves, *beside])
     # From here on nothing is expected to fail. Old and new weights are small beside the gradients
     # and activations of a training step, none of which is alive between two steps.
     for move in moves:

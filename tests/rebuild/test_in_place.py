@@ -141,3 +141,41 @@ def test_layers_that_a_model_holds_in_lists():
     for held in (list(model.hidden), list(model.by_name.values()), [model.ends[0], *model.ends[1]]):
         assert [id(layer) for layer in held] == [id(layer) for layer in now]
     assert len(model.weights) == 6
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Reconstructing(keras.Model):
+    """Trains a layer beside its graph."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.beside = L.Dense(6, name="beside")
+        self.beside.build((None, 2))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            answer = self(x, training=True)
+            error = tf.reduce_mean((answer - y) ** 2)
+            loss = error + tf.reduce_mean((self.beside(answer) - x) ** 2)
+        weights = [*self._of_graph(), *self.beside.trainable_variables]
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"both": loss}
+
+    def _of_graph(self):
+        return [v for layer in self.layers[:4] for v in layer.trainable_variables]
+
+
+def test_layers_beside_the_graph_train_on():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    outputs = L.Dense(2, name="out")(L.Dense(8, "relu")(L.Dense(16, "relu")(x)))
+    model = Reconstructing(x, outputs)
+    model.compile(keras.optimizers.Adam(0.01))
+    random = np.random.default_rng(0)
+    data = random.normal(size=(64, 6)).astype("float32"), random.normal(size=(64, 2))
+    before, beside = model.count_params(), model.beside.kernel
+    hp = dynhp.DynHP(target=dynhp.Target(compression=2))
+    losses = model.fit(*data, epochs=6, callbacks=[hp], verbose=0).history["both"]
+    assert model.count_params() < before
+    assert model.beside.kernel is beside and losses[-1] < losses[0]
