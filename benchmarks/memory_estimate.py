@@ -56,6 +56,9 @@ OTHERS = [
     ("deep_mlp", 32, "adam", 60),
     ("transformer", 32, "adam", 20),
     ("recurrent", 32, "adam", 10),
+    ("embedding", 512, "adam", 30),
+    ("embedding", 2048, "adam", 30),
+    ("embedding", 2048, "sgd", 30),
 ]
 COLUMNS = [
     "network",
@@ -123,6 +126,10 @@ def networks() -> dict:
         hidden = [L.LSTM(64, return_sequences=True), L.GRU(32)]
         return keras.Sequential([keras.Input((50, 20)), *hidden, L.Dense(10)])
 
+    def embedding():
+        hidden = [L.Embedding(5000, 32), L.GlobalAveragePooling1D()]
+        return keras.Sequential([keras.Input((64,), dtype="int32"), *hidden, L.Dense(10)])
+
     return {
         **examples.NETWORKS,
         "resnet_8": lambda: examples.resnet_8((32, 32, 3)),
@@ -133,6 +140,7 @@ def networks() -> dict:
         "deep_mlp": lambda: mlp(512, *8 * [512]),
         "transformer": transformer,
         "recurrent": recurrent,
+        "embedding": embedding,
     }
 
 
@@ -156,6 +164,8 @@ def measure(network: str, batch: int, optimizer: str, steps: int) -> dict:
     )
     shape = model.input_shape[1:]
     x, y = tf.random.normal((batch, *shape)), tf.zeros((batch,), tf.int64)
+    if model.inputs[0].dtype == "int32":  # what an embedding looks up
+        x = tf.random.uniform((batch, *shape), 0, 5000, tf.int32)
     unsized = tf.compat.v1.placeholder_with_default
     data = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
     data = data.map(lambda x, y: (unsized(x, [None, *shape]), unsized(y, [None])))

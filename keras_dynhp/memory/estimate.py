@@ -184,7 +184,7 @@ class StepMemory:
         write_updates(step.tape, optimizer, trainable, pruning)
         self._weights = [tensor.size.fixed for tensor in step.tape.variables.values()]
         self._slots = slot_bytes(optimizer, trainable)
-        self._gradients = sum(tensor.size.fixed for tensor in step.tape.gradients.values())
+        self._gradients = _sum(list(step.tape.gradients.values()))
         self._inputs = _sum(fed)
         self._activations = _sum(step.tape.kept())
         program = Program(step.tape.kernels, list(step.tape.variables.values()), fed)
@@ -203,7 +203,7 @@ class StepMemory:
         inputs, activations = self._inputs.at(batch_size), self._activations.at(batch_size)
         held = weights + slots + inputs + activations
         peak = max(self._total(batch_size), held)
-        gradients = min(self._gradients, peak - held)
+        gradients = min(self._gradients.at(batch_size), peak - held)
         return MemoryEstimate(
             weights, gradients, slots, activations, inputs, peak - held - gradients
         )

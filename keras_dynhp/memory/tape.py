@@ -43,12 +43,16 @@ class Tensor:
         trains: whether a gradient flows to it.
         shape: its shape for a batch of one, where a rule needs it.
         dtype: type of its values.
+        sliced: whether it is the gradient of a table as `tf.IndexedSlices`: a row for each lookup.
     """
 
-    __slots__ = ("dtype", "shape", "size", "trains")
+    __slots__ = ("dtype", "shape", "size", "sliced", "trains")
 
-    def __init__(self, size: Size, trains: bool = False, shape: tuple = (), dtype="float32"):
+    def __init__(
+        self, size: Size, trains: bool = False, shape: tuple = (), dtype="float32", sliced=False
+    ):
         self.size = size
+        self.sliced = sliced
         self.trains = trains
         self.shape = shape
         self.dtype = dtype
@@ -160,7 +164,17 @@ class Tape:
         arrived = self._arrived.pop(id(tensor), [])
         if len(arrived) < 2:
             return arrived[0] if arrived else None
-        return self.op("AddN", arrived, tensor.size, in_place=True)
+        if all(gradient.sliced for gradient in arrived):
+            sizes = [gradient.size for gradient in arrived]
+            rows = Size(sum(size.fixed for size in sizes), sum(size.each for size in sizes))
+            joined = self.op("ConcatV2", arrived, rows)
+            joined.sliced = True
+            return joined
+        dense = [
+            self._like("UnsortedSegmentSum", gradient, tensor) if gradient.sliced else gradient
+            for gradient in arrived
+        ]
+        return self.op("AddN", dense, tensor.size, in_place=True)
 
     def _like(self, name: str, read: Tensor, like: Tensor) -> Tensor:
         return self.op(name, [read], like.size)

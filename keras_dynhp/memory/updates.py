@@ -31,6 +31,24 @@ _MOMENTUM = ((2,), 1)
 _NESTEROV = ((2, 2), 0)
 _UNKNOWN = ((3, 3), 5)
 _SMALL = 4096
+
+# The gradient of a table that is looked up is sliced: the rows that were looked up. Copies of these
+# rows in each expression that reads the gradient, before it is spread out to the whole table. The
+# first takes the place of the gradient where nothing else reads that any more.
+_ROWS = {
+    "SGD": (1,),
+    "Adam": (0, 1),
+    "AdamW": (0, 1),
+    "RMSprop": (1, 1),
+    "Adagrad": (1, 1),
+    "Adadelta": (1, 2),
+    "Adamax": (0, 1),
+    "Nadam": (1, 1, 1),
+    "Lion": (1, 1),
+    "Adafactor": (0, 1),
+    "Ftrl": (0, 1),
+}
+_UNKNOWN_ROWS = (2, 2, 2)
 _AXES = (2, 3, 5, 7, 11, 13)
 
 
@@ -120,12 +138,13 @@ def _gate(tape: Tape, optimizer, gradients: list[Tensor]) -> list[Tensor]:
 
 
 def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor], pruning: bool) -> None:
-    size = variable.size.fixed
-    if size < _SMALL:
+    gradient = reads[0]
+    if variable.size.fixed < _SMALL and not gradient.sliced:
         tape.kernels.append(Kernel("Update", reads, []))
         return
     innermost = optimizer_tree(optimizer)[-1]
-    early, late = _COPIES.get(type(innermost).__name__, _UNKNOWN)
+    name = type(innermost).__name__
+    early, late = _COPIES.get(name, _UNKNOWN)
     if isinstance(innermost, keras.optimizers.SGD) and innermost.momentum:
         early, late = _NESTEROV if innermost.nesterov else _MOMENTUM
     moments = []
@@ -133,9 +152,14 @@ def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor], prunin
         scored = Tensor(Size())
         tape.kernels.append(Kernel("Gates", reads, [scored, *_copies(variable, 1)]))
         reads = [*reads, scored]
-    for copies in early:
+    rows = _ROWS.get(name, _UNKNOWN_ROWS) if gradient.sliced else (0, 0, 0)
+    for copies, copied in zip(early, rows):
         done = Tensor(Size())
-        tape.kernels.append(Kernel("Moment", reads, [done, *_copies(variable, copies)]))
+        read = reads
+        if copied:
+            read = _copies(gradient, copied)
+            tape.kernels.append(Kernel("Rows", reads, read, in_place=True))
+        tape.kernels.append(Kernel("Moment", read, [done, *_copies(variable, copies)]))
         moments.append(done)
     done = Tensor(Size())
     makes = [done, *_copies(variable, late)]
@@ -146,5 +170,5 @@ def _update(tape: Tape, optimizer, variable: Tensor, reads: list[Tensor], prunin
         tape.kernels.append(Kernel("Average", [done], _copies(variable, 4)))
 
 
-def _copies(variable: Tensor, count: int) -> list[Tensor]:
-    return [Tensor(variable.size) for _ in range(count)]
+def _copies(tensor: Tensor, count: int) -> list[Tensor]:
+    return [Tensor(tensor.size) for _ in range(count)]

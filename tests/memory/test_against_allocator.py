@@ -16,6 +16,9 @@ CASES = [
     (("lenet_5", 32, "adam", 15), False),
     (("pruned_resnet_8", 32, "momentum", 8), True),
     (("conv_1d", 32, "sgd", 8), True),
+    (("embedding", 512, "adam", 30), True),
+    (("embedding", 2048, "adam", 30), True),
+    (("embedding", 2048, "sgd", 30), True),
 ]
 
 
@@ -38,7 +41,7 @@ def measurements(run_alone):
         return dict(zip(CASES, pool.map(measured, *zip(*CASES))))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0][0]}-{case[0][2]}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0][0]}-{case[0][1]}-{case[0][2]}")
 def test_the_estimate_is_near_the_measured_peak(case, measurements):
     found = measurements[case]
     assert 0.9 < found["estimated"] / found["measured"] < 1.4

@@ -299,3 +299,30 @@ def test_models_without_a_graph_or_with_open_lengths_are_refused():
     open_length = keras.Sequential([keras.Input((None, 8)), L.Dense(3)])
     with pytest.raises(ValueError, match="unknown length"):
         estimate_memory(open_length, 8)
+
+
+def test_the_gradient_of_a_table_grows_with_what_is_looked_up_until_it_is_spread_out():
+    """Adam's squares are a second copy of the looked up rows, however small the table is."""
+
+    def total(batch, optimizer, table=30, lookups=1):
+        ids = keras.Input((64,), dtype="int32")
+        layer = L.Embedding(table, 32)
+        pooled = [L.GlobalAveragePooling1D()(layer(ids)) for _ in range(lookups)]
+        out = pooled[0] if lookups == 1 else L.Concatenate()(pooled)
+        model = keras.Model(ids, L.Dense(10)(out))
+        return StepMemory(model, optimizer, PLAIN).at(batch)
+
+    rows = 1024 * 64 * 32 * 4
+    assert total(1024, "adam").total > 2 * rows
+    assert rows < total(1024, "sgd").total < 1.9 * rows
+    assert total(1024, "adam", 5000).gradients == rows + 4 * (32 * 10 + 10)
+    # A table that is looked up twice: the rows of both are joined.
+    assert total(1024, "adam", 5000, 2).gradients == 2 * rows + 4 * (64 * 10 + 10)
+
+
+def test_a_table_is_looked_up_in_its_own_type():
+    """Keras casts the rows, not the table."""
+    layers = [keras.Input((2,), dtype="int32"), L.Embedding(10**6, 8, dtype="mixed_float16")]
+    model = keras.Sequential([*layers, L.Flatten(), L.Dense(3)])
+    estimate = StepMemory(model, machine=PLAIN).at(1)
+    assert estimate.total < 1.2 * estimate.weights

@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_dynhp.memory.kernels.elementwise import fused
 from keras_dynhp.memory.kernels.registry import Step, layer_rule, size_of
-from keras_dynhp.memory.tape import Size, Tensor
+from keras_dynhp.memory.tape import Size, Tensor, itemsize
 
 
 @layer_rule(layers.Dense)
@@ -49,14 +49,30 @@ def add_bias(step: Step, layer, y: Tensor) -> None:
 
 @layer_rule(layers.Embedding)
 def _embedding(step: Step, layer, call, inputs):
-    """A lookup; the gradient of the table is spread out to the whole table."""
+    """A lookup: the gradient of the table is that of the rows that were looked up.
+
+    It stays so until the optimizer spreads it out to the whole table (see `updates`). That of a
+    table that is multiplied with instead, as `ReversibleEmbedding` can, is a table at once.
+    """
     tape = step.tape
-    w = tape.weight(layer.embeddings, layer.compute_dtype)
-    y = tape.op("Gather", [*inputs, w], size_of(call.output))
-    tape.on_gradient(
-        y, lambda dy: tape.send(w, tape.op("UnsortedSegmentSum", [dy, *inputs], w.size))
-    )
-    return [y]
+    w = tape.weight(layer.embeddings)
+    size = Size(0, call.output.size * itemsize(w.dtype))
+    y = tape.op("Gather", [*inputs, w], size)
+
+    def backward(dy):
+        if inputs[0].trains:
+            tape.send(w, tape.op("UnsortedSegmentSum", [dy, *inputs], w.size))
+            return
+        rows = tape.op("Reshape", [dy], size, in_place=True)
+        rows.sliced = True
+        tape.send(w, rows)
+
+    tape.on_gradient(y, backward)
+    if size == size_of(call.output):
+        return [y]
+    cast = tape.op("Cast", [y], size_of(call.output))  # of the rows, not of the table
+    tape.on_gradient(cast, lambda dy: tape.send(y, tape.op("Cast", [dy], size)))
+    return [cast]
 
 
 @layer_rule(layers.EinsumDense)
