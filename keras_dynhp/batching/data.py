@@ -38,8 +38,8 @@ class FitData:
     hold, which takes fewer steps with a larger batch. Arrays and tensors, `tf.data` (of known,
     unknown or, with `steps_per_epoch`, infinite length; elements are batches, or single samples
     if their shape is that of the model's input), `PyDataset` and generators. Progress bar and
-    `params["steps"]` follow; validation keeps its batch size. As long as the batch size is the
-    user's own, the order of the samples is that of plain `fit`.
+    `params["steps"]` follow; validation keeps its batch size unless that is limited. As long as
+    the batch size is the user's own, the order of the samples is that of plain `fit`.
 
     Made by `attach` in a callback's `on_train_begin`; `detach` it in `on_train_end`.
 
@@ -49,6 +49,8 @@ class FitData:
         sample_shapes: of one sample for each input of the model; where lengths vary, those of a
             first batch; None where inputs of a dict have other names than the model's.
         holds_arrays: whether the data are arrays, of which it holds the copy that `fit` had.
+        limits_validation: whether an epoch is validated in batches no larger than it was trained
+            in. Only arrays that Keras cuts in a size of its own choice, and all of them.
 
     Example:
 
@@ -77,6 +79,8 @@ class FitData:
         self.holds_arrays = fit_state.is_array_adapter(epoch_iterator.data_adapter)
         if self.holds_arrays:
             self._give_back_arrays = fit_state.hold_arrays_as_tensors(epoch_iterator)
+        self.limits_validation = False
+        self._validation: _Validation | None = None
         self._source = source = _source(epoch_iterator)
         self._exact = True  # whether the number of steps of the running epoch is certain
         self._joins = source.joins  # also when the data have been let go of
@@ -111,6 +115,7 @@ class FitData:
         _check(fit)
         _batch_single_samples(model, fit)
         data = cls(model, iterator, fit.callbacks, watch)
+        data._validation = _Validation.of(model, fit)
         fit_state.take_over_epochs(iterator, data._epoch, data._data_ended)
         return data
 
@@ -174,6 +179,7 @@ class FitData:
         if self._give_back_arrays is not None:
             self._give_back_arrays()
         self._source = self._epoch_iterator = self._callbacks = self._give_back_arrays = None
+        self._validation = None
 
     def _epoch(self) -> fit_state.Steps:
         """One epoch of `fit`: first and last step of each execution, and what they read."""
@@ -209,6 +215,8 @@ class FitData:
     def _end_epoch(self) -> int:
         steps, whole = self._source.end_epoch(self._running)
         self._joins = self._source.joins
+        if self.limits_validation and self._validation is not None:
+            self._validation.limit(self._running)
         if not whole:
             fit_state.out_of_data_warning(self._epoch_iterator)
         return steps
@@ -216,6 +224,28 @@ class FitData:
     def _tell_steps(self, steps: int | None) -> None:
         fit_state.set_steps(self._callbacks, steps)
         fit_state.set_progress_target(self._callbacks, steps)
+
+
+class _Validation:
+    """Validation arrays for which `fit` was given no batch size and no number of steps."""
+
+    def __init__(self, model: keras.Model, fit: fit_state.RunningFit) -> None:
+        self._model, self._fit = model, fit
+        self._own = self._size = fit.arguments["batch_size"] or _KERAS_BATCH_SIZE
+
+    @classmethod
+    def of(cls, model: keras.Model, fit: fit_state.RunningFit) -> _Validation | None:
+        """None where the user has chosen, or the data come in batches."""
+        if fit.arguments["validation_batch_size"] or fit.arguments["validation_steps"]:
+            return None
+        return cls(model, fit) if fit_state.has_array_validation(fit) else None
+
+    def limit(self, most: int) -> None:
+        """Between training and validation: no batch larger than this, nor than Keras's own."""
+        size = min(self._own, most)
+        if size != self._size:
+            fit_state.resize_validation(self._model, self._fit, size)
+            self._size = size
 
 
 def _check(fit: fit_state.RunningFit) -> None:

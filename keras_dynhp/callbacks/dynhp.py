@@ -124,6 +124,7 @@ class DynHP(PruneAndRebuild):
         super().on_train_begin(logs)
         self._has_garbage = not self.on_target
         self._data = FitData.attach(self.model, self._peak)
+        self._data.limits_validation = self.budget is not None
         if self._data.holds_arrays:
             self._peak.begin_fit(self._own_bytes())
         self._requested = self._data.batch_size

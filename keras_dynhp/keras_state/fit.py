@@ -13,7 +13,10 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing, get_data_adapter
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.array_data_adapter import (
+    ArrayDataAdapter,
+    can_convert_arrays,
+)
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
@@ -28,6 +31,7 @@ __all__ = [
     "distribute",
     "first_batch",
     "give_back_epochs",
+    "has_array_validation",
     "has_begun",
     "hold_arrays_as_tensors",
     "is_array_adapter",
@@ -39,6 +43,7 @@ __all__ = [
     "reads_ahead",
     "replay_data",
     "resize_arrays",
+    "resize_validation",
     "running_fit",
     "set_progress_target",
     "set_steps",
@@ -285,6 +290,29 @@ def batch_unbatched_validation(model: keras.Model, fit: RunningFit, batch_size: 
         distribute_strategy=iterator._distribute_strategy,
         steps_per_execution=iterator.steps_per_execution,
         steps_per_epoch=fit.arguments["validation_steps"],
+        shuffle=False,
+    )
+
+
+def has_array_validation(fit: RunningFit) -> bool:
+    """Whether the validation data are arrays or tensors, which Keras itself cuts into batches."""
+    names = ("val_x", "val_y", "val_sample_weight")
+    return fit.arguments["val_x"] is not None and can_convert_arrays(
+        tuple(fit.arguments[name] for name in names)
+    )
+
+
+def resize_validation(model: keras.Model, fit: RunningFit, batch_size: int) -> None:
+    """Cut validation arrays into batches of this size from now on."""
+    iterator = fit.epoch_iterator
+    model._eval_epoch_iterator = None  # first, so that there are never two copies of the arrays
+    model._eval_epoch_iterator = TFEpochIterator(
+        x=fit.arguments["val_x"],
+        y=fit.arguments["val_y"],
+        sample_weight=fit.arguments["val_sample_weight"],
+        batch_size=batch_size,
+        distribute_strategy=iterator._distribute_strategy,
+        steps_per_execution=iterator.steps_per_execution,
         shuffle=False,
     )
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from seen import KINDS, Batches, N, Resize, Seen, arrays, cut, dataset, fit, make_model, options_of
 
+from keras_dynhp import DynHP
 from keras_dynhp.batching.data import FitData
 
 # --- weights, structures, validation ----------------------------------------------------------
@@ -124,6 +125,56 @@ def test_validation_keeps_its_batch_size(kind):
     assert validated.last == 5
     assert len(history.history["val_loss"]) == 3
     assert resize.times == [[1] * N] * 3
+
+
+class Limited(Resize):
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.data.limits_validation = True
+        self.validation = []
+
+    def on_test_begin(self, logs=None):
+        self.validation.append(0)
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.validation[-1] += 1
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [2, 5, 12, 2]),  # never larger than Keras's own, which comes back
+        ({"validation_batch_size": 23}, [1, 1, 1, 1]),
+        ({"validation_steps": 1}, [1, 1, 1, 1]),
+    ],
+)
+def test_validation_that_is_limited_follows_smaller_batches(options, steps):
+    x, y = arrays()
+    limited = Limited([12, 5, 2, 23])
+    model = make_model()
+    history = model.fit(
+        x, y, batch_size=12, epochs=4, verbose=0, validation_data=(x, y, y[:, 0] + 3.0),
+        callbacks=[limited], **options,
+    )  # fmt: skip
+    assert limited.validation == steps
+    if not options:
+        last = model.evaluate(x, y, sample_weight=y[:, 0] + 3.0, verbose=0, return_dict=True)
+        assert history.history["val_loss"][-1] == pytest.approx(last["loss"], rel=1e-5)
+    assert not hasattr(model, "_eval_epoch_iterator")
+
+
+def test_a_budget_that_shrinks_the_batch_shrinks_that_of_validation():
+    x = np.ones((600, 512), "float32")
+    model = keras.Sequential([keras.Input((512,)), keras.layers.Dense(8), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    hp, validated = DynHP("2MB", batch_size="fixed"), Validated()
+    history = model.fit(
+        x, x[:, :1], batch_size=600, verbose=0, validation_data=(x, x[:, :1]),
+        callbacks=[hp, validated],
+    )  # fmt: skip
+    (batch_size,) = history.history["batch_size"]
+    assert batch_size < 300
+    assert validated.last + 1 == -(-600 // batch_size)
 
 
 # --- like plain fit ---------------------------------------------------------------------------
