@@ -19,7 +19,10 @@ def operations(model: keras.Model) -> list:
 
 
 def in_tf_keras(model: keras.Model):
-    """The same layers, names and weights in tf_keras, nested models opened up.
+    """The same layers and weights in tf_keras, nested models opened up.
+
+    The layers have names of their own: tensorflow-model-optimization splits a SeparableConv2D into
+    layers that it calls `conv2d` and `depthwise_conv2d`, as Keras calls those of the user.
 
     Only layers that have the same name and meaning in tf_keras can be copied: plain ones.
 
@@ -37,7 +40,8 @@ def in_tf_keras(model: keras.Model):
                 raise ValueError(
                     f"tf_keras has no layer for {operation.name} ({type(operation).__name__})."
                 )
-            made[id(operation)] = kind(**_arguments(kind, operation))
+            arguments = {**_arguments(kind, operation), "name": f"{operation.name}_copy"}
+            made[id(operation)] = kind(**arguments)
         return made[id(operation)]
 
     def walk(functional, inputs):

@@ -57,7 +57,9 @@ def fidelity(content: bytes, model: keras.Model, samples: Samples) -> Fidelity:
     worst, spread = float(np.abs(made - wanted).max()), float(np.ptp(wanted))
     if samples.labels is None:
         return Fidelity(len(samples), worst, spread)
-    accuracies = (_accuracy(outputs, samples.labels) for outputs in (wanted, made))
+    # One output value counts as the second class: a probability from 0.5 up, a logit from 0.
+    threshold = 0.5 if wanted.min() >= 0 and wanted.max() <= 1 else 0.0
+    accuracies = (_accuracy(outputs, samples.labels, threshold) for outputs in (wanted, made))
     return Fidelity(len(samples), worst, spread, *accuracies)
 
 
@@ -101,18 +103,22 @@ def _predict(model: keras.Model, samples: Samples, batch: int = 128) -> np.ndarr
     return outputs
 
 
-def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
-    """Share of right classes; one output value counts as the second class from 0.5 up."""
-    labels = np.asarray(labels)
-    if labels.shape == outputs.shape and outputs.shape[-1] > 1:
-        labels = labels.argmax(axis=-1)
+def _accuracy(outputs: np.ndarray, labels: np.ndarray, threshold: float) -> float | None:
+    """Share of right classes; None where labels are no classes, but values to come near."""
+    labels, classes = np.asarray(labels), max(2, outputs.shape[-1])
+    if labels.dtype.kind not in "biuf":
+        return None
     if outputs.shape[-1] == 1:
-        guesses = outputs[..., 0] >= 0.5
+        guesses = outputs[..., 0] >= threshold
     else:
         guesses = outputs.argmax(axis=-1)
+        if labels.shape == outputs.shape:
+            if not ((labels >= 0).all() and np.allclose(labels.sum(axis=-1), 1, atol=1e-3)):
+                return None
+            labels = labels.argmax(axis=-1)
     labels = labels.reshape(labels.shape[0], -1)
     guesses = guesses.reshape(guesses.shape[0], -1)
-    if labels.shape != guesses.shape or not np.equal(labels, np.round(labels)).all():
+    if labels.shape != guesses.shape or not np.isin(labels, np.arange(classes)).all():
         return None
     return float((guesses == labels).mean())
 

@@ -113,3 +113,21 @@ def test_without_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(qat.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"optimization and tf-keras: .*keras-dynhp\[qat\]"):
         qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
+
+
+@needs_extra
+def test_names_that_keras_gives_do_not_meet_those_of_the_tool(tmp_path):
+    """It splits a SeparableConv2D into layers that have the names of these."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(6, 3, name="conv2d"),
+            layers.SeparableConv2D(4, 3),
+            layers.DepthwiseConv2D(3, name="depthwise_conv2d"),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    path = str(tmp_path / "model.tflite")
+    assert qat.export_quantization_aware(model, path, blobs(100), epochs=1).flash_bytes > 0

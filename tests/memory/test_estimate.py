@@ -1,6 +1,7 @@
 """The estimate from the graph: its parts, what they depend on, and what it refuses."""
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -299,6 +300,19 @@ def test_models_without_a_graph_or_with_open_lengths_are_refused():
     open_length = keras.Sequential([keras.Input((None, 8)), L.Dense(3)])
     with pytest.raises(ValueError, match="unknown length"):
         estimate_memory(open_length, 8)
+
+
+@pytest.mark.parametrize("model", [None, "model.keras"])
+def test_what_is_no_model(model):
+    with pytest.raises(TypeError, match=r"`model` must be a keras.Model. Received: (str|NoneType)"):
+        estimate_memory(model, 32)
+
+
+def test_batch_sizes_of_numpy():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8), L.Dense(2)])
+    found = estimate_memory(model, np.int64(8), "adam")
+    assert found == estimate_memory(model, 8, "adam")
+    assert all(type(size) is int for size in found.to_dict().values())
 
 
 def test_the_gradient_of_a_table_grows_with_what_is_looked_up_until_it_is_spread_out():
