@@ -10,7 +10,7 @@ from keras_dynhp.federated.layout import Layout
 from keras_dynhp.keras_state.model import adopt
 from keras_dynhp.pruning.following import origins_of
 from keras_dynhp.pruning.frozen import find_unfrozen_groups
-from keras_dynhp.rebuild.clone import clone_model, transfers
+from keras_dynhp.rebuild.clone import clone_model, settle, transfers
 from keras_dynhp.rebuild.in_place import rebuild_in_place
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
 from keras_dynhp.rebuild.release import put_value, release_variable
@@ -78,6 +78,7 @@ class LiveNetwork:
             if id(move.old) not in weights:  # seeds, counters
                 put_value(move.new, move.take(np.asarray(move.old)))
             release_variable(move.old)
+        settle(trace, clone)
         adopt(self.model, clone.model, clone.pairs_and_models(trace))
         return moves
 
@@ -89,6 +90,9 @@ class LiveNetwork:
         """Give the variables values, of their shapes."""
         for variable, value in zip(self.variables, values):
             put_value(variable, value)
+        for layer in self.model._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization) and layer.built:
+                layer.finalize_state()  # it keeps its statistics twice
 
     def full_widths(self) -> dict[str, float]:
         """For the name of each group, how many neurons it has in the full network."""

@@ -200,13 +200,13 @@ class Engine:
         originals = self._trial.originals() if self._trial else []
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
+        self._trial = None  # its weights are gone: should anything below fail, none come back
         self._acquitted = follow_rebuild(originals, moves)
         before, self.groups = self.groups, find_unfrozen_groups(self.model, self.prune_inputs)
         origins = origins_of(before, self.groups, moves)
         was = self.origins
         self.origins = {name: (was[old][0], was[old][1][n]) for name, (old, n) in origins.items()}
         self._scores = follow(self._scores, origins)
-        self._trial = None
         self._hook(follow(means or {}, origins) or None, steps)
 
     def _acquit(self) -> None:

@@ -291,7 +291,10 @@ def _objects(operation) -> dict[str, object]:
     own = {}
     for value in vars(operation).values():
         thing = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
-        if not thing.__module__.startswith(("keras.", "builtins", "numpy", "tensorflow")):
+        known = ("keras.", "builtins", "numpy")
+        if not inspect.isroutine(value):
+            known += ("tensorflow",)  # but functions such as `tf.nn.softmax` Keras can't find
+        if not str(thing.__module__).startswith(known):
             own[thing.__name__] = thing
     return own
 

@@ -243,3 +243,29 @@ def test_the_state_of_another_network_is_ignored():
     other.model.optimizer.build(other.model.trainable_variables)
     recall(kept, other)
     assert int(other.model.optimizer.iterations) == 0
+
+
+def test_a_part_has_statistics_and_vocabularies_of_the_network():
+    numbers, words = keras.Input((3,)), keras.Input((1,), dtype="int64")
+    norm, lookup = keras.layers.Normalization(), keras.layers.IntegerLookup(output_mode="one_hot")
+    data = np.random.default_rng(0).normal(4, 3, (50, 3)).astype("float32")
+    norm.adapt(data)
+    lookup.adapt(np.array([[7], [8], [9]]))
+    x = keras.layers.Concatenate()([norm(numbers), lookup(words)])
+    x = keras.layers.Dense(8, "relu", name="hidden")(x)
+    model = keras.Model([numbers, words], keras.layers.Dense(2)(x))
+    inputs = [data[:4], np.array([[7], [8], [9], [5]])]
+    kernel, bias = model.get_layer("hidden").get_weights()
+    kernel[:, 4:], bias[4:] = 0, 0
+    model.get_layer("hidden").set_weights([kernel, bias])
+    wanted = model(inputs).numpy()
+    live, part = LiveNetwork(model), np.arange(8) < 4
+    places = live.layout.places(part, live.layout.everything())
+    weights = [
+        value[np.ix_(*(where.get(a, np.arange(n)) for a, n in enumerate(value.shape)))]
+        for value, where in zip(live.weights(), places)
+    ]
+    live.shrink(part, values=False)
+    live.set_weights(weights)
+    assert model.get_layer("hidden").units == 4
+    np.testing.assert_allclose(model(inputs), wanted, rtol=1e-5, atol=1e-6)

@@ -340,3 +340,41 @@ def test_a_table_is_looked_up_in_its_own_type():
     model = keras.Sequential([*layers, L.Flatten(), L.Dense(3)])
     estimate = StepMemory(model, machine=PLAIN).at(1)
     assert estimate.total < 1.2 * estimate.weights
+
+
+def _states():
+    x = keras.Input((7, 6))
+    _, h, _, back, _ = L.Bidirectional(L.LSTM(5, return_state=True))(x)
+    return x, L.Concatenate()([h, back])
+
+
+def _apart():
+    x = keras.Input((7, 6))
+    return x, L.Add()(L.Bidirectional(L.GRU(5), merge_mode=None)(x))
+
+
+def _scores():
+    x = keras.Input((7, 6))
+    y, scores = L.MultiHeadAttention(3, 4)(x, x, return_attention_scores=True)
+    return x, L.Concatenate()([L.Flatten()(y), L.Flatten()(scores)])
+
+
+def _stacked():
+    x = keras.Input((7, 6))
+    return x, L.RNN([L.LSTMCell(5), L.GRUCell(4)])(x)
+
+
+def _adapted():
+    x, layer = keras.Input((7,)), L.Dense(6, "relu")
+    y = layer(x)
+    layer.enable_lora(2)
+    return x, y
+
+
+@pytest.mark.parametrize("make", [_states, _apart, _scores, _stacked, _adapted])
+def test_layers_with_several_outputs_cells_and_adapters(make):
+    inputs, x = make()
+    model = keras.Model(inputs, L.Dense(2)(x))
+    small, large = (estimate_memory(model, batch, "adam") for batch in (8, 512))
+    assert small.weights < small.total <= large.total
+    assert large.activations >= 512 * 4 * x.shape[-1]

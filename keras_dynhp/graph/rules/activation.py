@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import keras
 
+# Where functions are that do what Keras's activations of their names do.
+_SAME = ("tensorflow.python.ops.", "keras.src.ops.")
+
 # Activations that mix channels: a removed channel would change the others.
 MIXING = {"softmax", "log_softmax", "sparsemax", "glu"}
 
@@ -30,9 +33,13 @@ AT_ZERO = {
 
 
 def is_known(activation) -> bool:
-    """Whether an activation is one of Keras's own functions."""
-    name = str(getattr(activation, "__name__", None))
-    return getattr(keras.activations, name, None) is activation
+    """Whether an activation is one of Keras's own functions, or of the same name elsewhere.
+
+    Keras writes `tf.nn.relu` and `keras.ops.relu` down as "relu", and reads its own again.
+    """
+    own = getattr(keras.activations, str(getattr(activation, "__name__", None)), None)
+    elsewhere = str(getattr(activation, "__module__", "")).startswith(_SAME)
+    return own is not None and (own is activation or elsewhere)
 
 
 def keeps_zero(activation) -> bool:

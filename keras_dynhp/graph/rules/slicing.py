@@ -15,6 +15,8 @@ from keras_dynhp.graph.rules.shaping import written_out
 def getitem(call):
     """`x[:, 2:8]`: bounds along a channel axis move with the channels before them."""
     key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
+    if isinstance(key, list) and not all(isinstance(k, int) for k in key):
+        key = tuple(key)  # what a file makes of a tuple; a list of numbers picks rows
     key = key if isinstance(key, tuple) else (key,)
     rank = len(call.input_shapes[0])
     if any(not isinstance(k, (int, slice, type(None), type(Ellipsis))) for k in key):

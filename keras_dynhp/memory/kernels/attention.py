@@ -23,7 +23,9 @@ def _multi_head(step: Step, layer, call, inputs):
     v = project(step, layer.value_dense, value, Size(0, given * values * width))
     pairs = Size(0, layer.num_heads * asked * given * width)
     context = _attend(step, q, k, v, pairs, layer.dropout)
-    return [project(step, layer.output_dense, context, size_of(call.output))]
+    made = project(step, layer.output_dense, context, size_of(call.outputs[0]))
+    scores = [step.tape.op("Identity", [context], size_of(one)) for one in call.outputs[1:]]
+    return [made, *scores]
 
 
 def _attend(step: Step, q: Tensor, k: Tensor, v: Tensor, pairs: Size, dropout: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 from keras import layers
 
 from keras_dynhp.memory.kernels.registry import Step, layer_rule, size_of, unknown
@@ -48,22 +49,27 @@ def pieces(step: Step, reads: list[Tensor], size: Size) -> list[Tensor]:
 
 
 def _units(cell) -> int:
-    sizes = cell.state_size
-    return sizes if isinstance(sizes, int) else max(math.prod((s,)) for s in sizes)
+    cells = getattr(cell, "cells", [cell])  # one above the other
+    return sum(max(keras.tree.flatten(one.state_size)) for one in cells)
 
 
 @layer_rule(layers.Bidirectional)
 def _bidirectional(step: Step, layer, call, inputs):
-    tape, size = step.tape, size_of(call.output)
+    tape = step.tape
+    half = Size(0, sum(size_of(symbol).each for symbol in call.outputs) // 2)
     both = [
-        _steps(step, inner, call, inputs, size.times(0.5))
+        _steps(step, inner, call, inputs, half)
         for inner in (layer.forward_layer, layer.backward_layer)
     ]
-    y = tape.op("ConcatV2", both, size)
-    tape.on_gradient(
-        y, lambda dy: [tape.send(one, tape.op("Slice", [dy], one.size)) for one in both]
-    )
-    return [y]
+    made = [tape.op("ConcatV2", both, size_of(symbol)) for symbol in call.outputs]
+
+    def backward(*gradients):
+        arrived = [gradient for gradient in gradients if gradient is not None]
+        for one in both:
+            tape.send(one, tape.op("Slice", arrived, one.size))
+
+    tape.on_gradient(made, backward)
+    return made
 
 
 @layer_rule(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
