@@ -175,6 +175,8 @@ class _Cloner:
         config = copy.deepcopy(old.get_config())
         for write, vector in resizes.values():
             write(config, self.survivors, vector)
+        if resizes:
+            _forget_matrices(config)
         try:
             return self._from_config(old, config)
         except Exception as error:
@@ -297,6 +299,14 @@ def _objects(operation) -> dict[str, object]:
         if not str(thing.__module__).startswith(known):
             own[thing.__name__] = thing
     return own
+
+
+def _forget_matrices(config: dict) -> None:
+    """Weights that began as a given matrix: it has the old size, and values are moved anyway."""
+    for name, value in config.items():
+        constant = isinstance(value, dict) and value.get("class_name") == "Constant"
+        if constant and not isinstance(value["config"].get("value"), (int, float)):
+            config[name] = "zeros"
 
 
 def _with_inner(layer):

@@ -452,3 +452,15 @@ def test_functions_that_keras_has_under_the_same_name(activation):
     hp = dynhp.PruneAndRebuild(dynhp.Target(compression=1.5))
     model.fit(x, y, epochs=4, callbacks=[hp], verbose=0)
     assert hp.on_target
+
+
+def test_weights_that_began_as_a_given_matrix(tmp_path):
+    """As Keras's recipe for word vectors has it."""
+    tokens = keras.Input((6,), dtype="int32")
+    start = keras.initializers.Constant(rng.normal(size=(20, 8)))
+    x = L.Embedding(20, 8, embeddings_initializer=start, name="words")(tokens)
+    model = keras.Model(tokens, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    found = check(model, inputs=[rng.integers(0, 20, (4, 6))])
+    assert found.error <= ROUNDING and found.small.get_layer("words").output_dim < 8
+    found.small.save(tmp_path / "small.keras")
+    assert keras.models.load_model(tmp_path / "small.keras").count_params() < model.count_params()
