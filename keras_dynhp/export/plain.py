@@ -55,6 +55,9 @@ def _made(model: keras.Model, config: dict) -> keras.Model:
     made = keras.saving.deserialize_keras_object(config, safe_mode=False)
     for old, new in zip(model.weights, made.weights, strict=True):
         new.assign(keras.ops.cast(old, new.dtype))
+    for layer in made._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            layer.finalize_state()  # it keeps its statistics twice
     return made
 
 

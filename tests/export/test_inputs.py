@@ -150,3 +150,15 @@ def test_recurrent_layers_with_dropout(path):
     report = export_tflite(model, path, None, networks.samples(model, 50))
     assert report.fidelity.worst_difference < 1e-5
     assert model.layers[2].cell.recurrent_dropout == 0.2
+
+
+def test_an_adapted_normalization_survives_the_copy_for_the_device(path):
+    random = np.random.default_rng(0)
+    data = random.normal(5, 3, (200, 6, 4)).astype("float32")
+    norm = layers.Normalization()
+    norm.adapt(data)
+    inputs = keras.Input((6, 4))
+    model = networks.with_weights(keras.Model(inputs, layers.Dense(3)(layers.LSTM(5)(inputs))))
+    model = keras.Model(inputs, model(norm(inputs)))
+    report = export_tflite(model, path, "int8", data)
+    assert report.fidelity.worst_difference < 0.1 * report.fidelity.spread
