@@ -7,6 +7,7 @@ import copy
 import keras
 
 from keras_dynhp.keras_state import graph
+from keras_dynhp.keras_state.model import refresh_statistics
 
 _HALF = {"float16", "bfloat16", "mixed_float16", "mixed_bfloat16"}
 _RECURRENT = {"RNN", "SimpleRNN", "LSTM", "GRU"}
@@ -53,11 +54,12 @@ def _made(model: keras.Model, config: dict) -> keras.Model:
     for key in ("compile_config", "build_config"):
         config.pop(key, None)
     made = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    for old, new in zip(model.weights, made.weights, strict=True):
-        new.assign(keras.ops.cast(old, new.dtype))
-    for layer in made._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization) and layer.built:
-            layer.finalize_state()  # it keeps its statistics twice
+    # By layer of the graph: a user's class may have others beside it, or have none of them anew.
+    layers = (graph.functional_of(one).layers for one in (model, made))
+    for old_layer, new_layer in zip(*layers, strict=True):
+        for old, new in zip(old_layer.weights, new_layer.weights, strict=True):
+            new.assign(keras.ops.cast(old, new.dtype))
+    refresh_statistics(made)
     return made
 
 

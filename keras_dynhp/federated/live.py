@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_dynhp.federated.blank import blank_weights
 from keras_dynhp.federated.layout import Layout
-from keras_dynhp.keras_state.model import adopt
+from keras_dynhp.keras_state.model import adopt, refresh_statistics
 from keras_dynhp.pruning.following import origins_of
 from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.rebuild.clone import clone_model, settle, transfers
@@ -90,9 +90,7 @@ class LiveNetwork:
         """Give the variables values, of their shapes."""
         for variable, value in zip(self.variables, values):
             put_value(variable, value)
-        for layer in self.model._flatten_layers():
-            if isinstance(layer, keras.layers.Normalization) and layer.built:
-                layer.finalize_state()  # it keeps its statistics twice
+        refresh_statistics(self.model)
 
     def full_widths(self) -> dict[str, float]:
         """For the name of each group, how many neurons it has in the full network."""

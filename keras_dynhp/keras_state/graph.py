@@ -17,6 +17,7 @@ __all__ = [
     "copied",
     "fill_in",
     "functional_of",
+    "has_adapters",
     "input_tensors",
     "is_input",
     "maker_of",
@@ -41,6 +42,12 @@ def nodes_in_order(functional: keras.Model) -> list[Node]:
     """Every call of an operation in a functional graph, inputs first, in the order Keras runs."""
     by_depth = functional._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def has_adapters(operation: Operation) -> bool:
+    """Whether a layer, or one inside it, has the adapters of `enable_lora`."""
+    layers = operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ()
+    return any(getattr(layer, "lora_enabled", False) for layer in layers)
 
 
 def models_inside(model: keras.Model) -> list[keras.Model]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import types
 
 import keras
+from keras.src.ops.function import make_node_key
 from keras.src.ops.node import KerasHistory
 from keras.src.utils.tracking import DotNotTrackScope, TrackedDict, TrackedList
 
 from keras_dynhp.keras_state.graph import functional_of, models_inside, output_tensors
 from keras_dynhp.keras_state.traces import forget_traces
 
-__all__ = ["adopt", "forget_compiled_steps", "graph_of", "renew_train_step"]
+__all__ = [
+    "adopt",
+    "forget_compiled_steps",
+    "graph_of",
+    "refresh_statistics",
+    "renew_train_step",
+]
 
 # What a Functional model knows of its graph.
 _GRAPH_ATTRIBUTES = (
@@ -40,14 +47,15 @@ def adopt(model: keras.Model, new: keras.Model, pairs: _Pairs) -> None:
     Args:
         model: whose graph is exchanged.
         new: a model, or what `graph_of` returned.
-        pairs: (old layer, new layer), models inside the model among them.
+        pairs: (old layer, new layer), models inside the model among them, inner ones first.
     """
     if isinstance(new, keras.Model):
-        successors = {id(old): successor for old, successor in pairs}
-        for old in models_inside(model):
-            if (made := successors.get(id(old))) is not None:
-                _adopt_graph(old, made, pairs)
-                _call_instead(old, made, [new, *successors.values()])
+        inside = {id(one) for one in models_inside(model)}
+        models = [(old, made) for old, made in pairs if id(old) in inside]
+        pairs = [(old, made) for old, made in pairs if id(old) not in inside]
+        for old, made in models:
+            _adopt_graph(old, made, pairs)
+            _call_instead(old, made, [new, *(other for _, other in models)])
     else:
         for old, graph, nodes in new.inside:
             _adopt_graph(old, graph, pairs)
@@ -55,16 +63,17 @@ def adopt(model: keras.Model, new: keras.Model, pairs: _Pairs) -> None:
     _adopt_graph(model, new, pairs)
 
 
-def _call_instead(old: keras.Model, made: keras.Model, layers: list[keras.layers.Layer]) -> None:
-    """In all graphs among `layers`, what called the model `made` calls `old`."""
+def _call_instead(old: keras.Model, made: keras.Model, graphs: list[keras.Model]) -> None:
+    """In these graphs, what called the model `made` calls `old`."""
     _set_nodes(old, _nodes_of(made))
-    for index, node in enumerate(old._inbound_nodes):
+    nodes = old._inbound_nodes
+    for index, node in enumerate(nodes):
         node.operation = old
         for place, tensor in enumerate(output_tensors(node)):
             tensor._keras_history = KerasHistory(old, index, place)
-    for graph in layers:
-        functional = functional_of(graph) if isinstance(graph, keras.Model) else None
-        if functional is None or made not in functional._operations:
+    for graph in graphs:
+        functional = functional_of(graph)
+        if made not in functional._operations:
             continue
 
         def exchanged(operations):
@@ -74,10 +83,11 @@ def _call_instead(old: keras.Model, made: keras.Model, layers: list[keras.layers
         functional._tracker.add_to_store("layers", old)
         _set_list(functional, "_operations", exchanged(functional._operations))
         by_depth = functional._operations_by_depth.items()
-        keys = (f"{id(made)}_", f"{id(old)}_")
+        # The key of a call names its operation by id.
+        keys = {make_node_key(made, n): make_node_key(old, n) for n in range(len(nodes))}
         functional.__dict__.update(
             _operations_by_depth={depth: exchanged(these) for depth, these in by_depth},
-            _nodes={key.replace(*keys) for key in functional._nodes},
+            _nodes={keys.get(key, key) for key in functional._nodes},
         )
         for holder in {id(one): one for one in (functional, graph)}.values():
             if holder._layers is not holder._tracker.config["layers"][1]:
@@ -158,7 +168,9 @@ def _with_successors(value, successors: dict[int, keras.layers.Layer]):
     if isinstance(value, tuple):  # TensorFlow's wrapper of one among them
         items = [_with_successors(item, successors) for item in value]
         changed = any(item is not was for item, was in zip(items, value))
-        return tuple(items) if changed else value
+        if not changed:
+            return value
+        return value._make(items) if hasattr(value, "_make") else tuple(items)
     # Past the methods of Keras's own lists and dicts, which would track layers a second time.
     if type(value) in (list, TrackedList):
         for place, item in enumerate(list(value)):
@@ -180,3 +192,10 @@ def renew_train_step(model: keras.Model) -> None:
     """Inside a running fit: the next step is traced anew."""
     forget_traces(model.train_function)
     model.make_train_function(force=True)
+
+
+def refresh_statistics(model: keras.Model) -> None:
+    """After values were put into variables: a Normalization keeps its statistics twice."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            layer.finalize_state()

@@ -16,6 +16,7 @@ from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import Trace
 from keras_dynhp.keras_state import graph as ks
+from keras_dynhp.keras_state.model import refresh_statistics
 from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
@@ -329,10 +330,9 @@ def settle(trace: Trace, clone: Clone) -> None:
 
     Vocabularies are assets, as in a saved model; a Normalization keeps its statistics twice.
     """
+    refresh_statistics(clone.model)
     for old_layer, new_layer in clone.pairs(trace):
         for old, new in zip(_with_inner(old_layer), _with_inner(new_layer)):
-            if isinstance(new, keras.layers.Normalization) and new.built:
-                new.finalize_state()
             if hasattr(old, "save_assets"):
                 with tempfile.TemporaryDirectory() as folder:
                     old.save_assets(folder)

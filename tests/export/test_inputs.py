@@ -162,3 +162,22 @@ def test_an_adapted_normalization_survives_the_copy_for_the_device(path):
     model = keras.Model(inputs, model(norm(inputs)))
     report = export_tflite(model, path, "int8", data)
     assert report.fidelity.worst_difference < 0.1 * report.fidelity.spread
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithHead(keras.Model):
+    """A layer beside the graph that training adds, and a configuration does not know."""
+
+    def __init__(self, *args, head=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.head = layers.Dense(2) if head else None
+        if head:
+            self.head.build((None, 3))
+
+
+def test_layers_beside_the_graph_stay_out_of_the_file(path):
+    inputs = keras.Input((6, 4))
+    outputs = layers.Dense(3)(layers.LSTM(5, dropout=0.2)(inputs))
+    model = networks.with_weights(WithHead(inputs, outputs, head=True))
+    report = export_tflite(model, path, None, networks.samples(model, 50))
+    assert report.fidelity.worst_difference < 1e-5

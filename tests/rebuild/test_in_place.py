@@ -129,6 +129,29 @@ class Penalized(keras.Model):
         self.ends = (self.hidden[0], [self.hidden[-1]])
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Autoencoder(keras.Model):
+    """Holds the models it is made of."""
+
+    def __init__(self, inputs, outputs, **kwargs):
+        super().__init__(inputs, outputs, **kwargs)
+        self.encoder = self.get_layer("encoder")
+        self.both = [self.encoder, self.get_layer("decoder")]
+
+
+def test_models_that_a_model_holds():
+    x, (encoder, decoder) = (
+        keras.Input((12,)),
+        (functional("encoder", 12, 8), sequential("decoder", 8, 12)),
+    )
+    model = Autoencoder(x, decoder(encoder(x)))
+    groups = dynhp.find_groups(model)
+    keep = {group.name: np.arange(group.size) < 3 for group in groups}
+    rebuild_in_place(plan_rebuild(groups, groups.survivors(keep)))
+    assert model.encoder is encoder is model.both[0] and model.both[1] is decoder
+    assert encoder.output.shape[1] == 3
+
+
 def test_layers_that_a_model_holds_in_lists():
     x = keras.Input((6,))
     hidden = L.Dense(8, name="stem_2")(L.Dense(8, name="stem_1")(x))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keras import layers
-
 from keras_dynhp.costs.walk import Call
 from keras_dynhp.costs.walk import Tensor as Symbol
 from keras_dynhp.keras_state import graph
@@ -77,8 +75,7 @@ def size_of(symbol: Symbol) -> Size:
 
 def rule_of(operation) -> Callable:
     """The rule for a layer or a bare operation."""
-    parts = operation._flatten_layers() if isinstance(operation, layers.Layer) else ()
-    if any(getattr(part, "lora_enabled", False) for part in parts):
+    if graph.has_adapters(operation):
         return unknown  # its kernel is a sum, no weight
     for kind in type(operation).__mro__:
         if kind in _LAYER_RULES:
