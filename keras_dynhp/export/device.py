@@ -80,7 +80,9 @@ def build_report(
         notes.append(_MISSING.format(what="the arena was not measured", package="tflite-micro"))
     if samples is not None and litert.installed():
         fidelity = measure.fidelity(content, model, samples)
-        notes.extend(measure.clipped(content, samples) + _loss(fidelity) + _far_off(fidelity))
+        quantized = outputs[0].dtype in _QUANTIZATIONS
+        notes.extend(measure.clipped(content, samples) + _loss(fidelity))
+        notes.extend(_far_off(fidelity, quantized))
         checked = samples.first(measure.AGREEMENT_SAMPLES)
         if arena is not None and macs * len(checked) <= agreement_macs:
             agreement = measure.agreement(path, checked, arena)
@@ -126,14 +128,19 @@ def _loss(fidelity) -> list[str]:
     ]
 
 
-def _far_off(fidelity) -> list[str]:
+def _far_off(fidelity, quantized: bool) -> list[str]:
     """Warn of a file whose outputs have little to do with the model's."""
     if fidelity.worst_difference <= TOLERATED_DIFFERENCE * fidelity.spread:
         return []
+    why = "nothing in it is quantized, so it is not the file of this model as it is now"
+    if quantized:
+        why = (
+            "quantization breaks this network, or the samples are not like those it was "
+            "calibrated on"
+        )
     return _warned(
         f"the file's outputs are up to {fidelity.worst_difference:.3g} off the Keras model's, "
-        f"which span {fidelity.spread:.3g}: quantization breaks this network, or the samples are "
-        "not like those it was calibrated on"
+        f"which span {fidelity.spread:.3g}: {why}"
     )
 
 

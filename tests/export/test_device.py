@@ -87,3 +87,14 @@ def test_missing_extra(exported, monkeypatch):
     assert len(report.notes) == 3
     with pytest.raises(ImportError, match=r"keras-dynhp\[device\]"):
         vela.measure(path)
+
+
+def test_a_float_file_of_other_weights_is_not_said_to_be_quantized(tmp_path):
+    model = networks.with_weights(networks.ds_cnn(0.25))
+    path = str(tmp_path / "model.tflite")
+    export_tflite(model, path)
+    last = model.layers[-1]
+    last.set_weights([-weights for weights in last.get_weights()])
+    with pytest.warns(UserWarning, match="not the file of this model"):
+        report = device_report(path, model, networks.samples(model, 20))
+    assert not any("quantization" in note for note in report.notes)
