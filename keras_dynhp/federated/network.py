@@ -12,6 +12,7 @@ from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.pruning.fading import Fading, Originals, restore
 from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.selection import select
+from keras_dynhp.rebuild.clone import check_layers
 
 __all__ = ["GlobalNetwork"]
 
@@ -29,7 +30,7 @@ class GlobalNetwork:
         criterion: what a neuron is worth.
 
     Raises:
-        ValueError: if the target can't be met.
+        ValueError: if the target can't be met, or a layer can't be made anew.
     """
 
     def __init__(self, model: keras.Model, target: Target, criterion: Criterion):
@@ -38,6 +39,7 @@ class GlobalNetwork:
         self.criterion = criterion
         self.goals = Goals(self.live.groups, target)
         self.goals.check(model, self.live.groups)
+        check_layers(self.live.groups.trace)
         self.gates = np.zeros(self.layout.neurons)
         self.worth: np.ndarray | None = None  # scores by the criterion; None before there are any
         self.on_trial = np.zeros(self.layout.neurons, bool)

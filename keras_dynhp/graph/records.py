@@ -13,6 +13,9 @@ import numpy as np
 # them. It is a word for rules; what is recorded is IN.
 IN, OUT, ALONG, INSIDE = "in", "out", "along", "inside"
 
+# Why nothing can go from a layer for which `keras_state.graph.is_adapted` is true.
+ADAPTED = "quantized or LoRA layers keep their shape"
+
 
 @dataclass
 class VariableLabels:

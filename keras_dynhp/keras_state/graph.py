@@ -12,6 +12,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 __all__ = [
     "Node",
     "Operation",
+    "adapt_alike",
     "bare_operation_name",
     "call_arguments",
     "copied",
@@ -19,7 +20,10 @@ __all__ = [
     "functional_of",
     "has_adapters",
     "input_tensors",
+    "is_adapted",
     "is_input",
+    "is_of_keras",
+    "like",
     "maker_of",
     "models_inside",
     "nodes_in_order",
@@ -48,6 +52,27 @@ def has_adapters(operation: Operation) -> bool:
     """Whether a layer, or one inside it, has the adapters of `enable_lora`."""
     layers = operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ()
     return any(getattr(layer, "lora_enabled", False) for layer in layers)
+
+
+def is_adapted(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, or one inside it, is quantized or has adapters."""
+    return has_adapters(layer) or any(
+        getattr(inner, "quantization_mode", None) for inner in layer._flatten_layers()
+    )
+
+
+def adapt_alike(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Quantize a layer as another is, and give it adapters of the same rank.
+
+    Configurations say so of most layers, but not of those inside an attention layer.
+    """
+    for name in ("quantization_mode", "lora_enabled"):
+        if not getattr(old, name, None) or getattr(new, name, None):
+            continue
+        if name == "lora_enabled":
+            new.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
+        else:
+            new.quantize(old.quantization_mode)
 
 
 def models_inside(model: keras.Model) -> list[keras.Model]:
@@ -98,6 +123,16 @@ def bare_operation_name(operation: Operation) -> str | None:
     if type(operation).__module__.startswith("keras.src.ops."):
         return type(operation).__name__
     return None
+
+
+def is_of_keras(operation: Operation) -> bool:
+    """Whether an operation's class is one of Keras's own."""
+    return type(operation).__module__.startswith("keras.")
+
+
+def like(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """A symbolic tensor of the same shape and type that belongs to no graph."""
+    return keras.KerasTensor(tensor.shape, tensor.dtype, sparse=tensor.sparse)
 
 
 def maker_of(tensor: keras.KerasTensor) -> Operation:

@@ -23,6 +23,7 @@ from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
+from keras_dynhp.rebuild.clone import check_layers
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
 from keras_dynhp.saving.files import read_tree, write_tree
@@ -86,6 +87,8 @@ class Engine:
         self.groups = find_unfrozen_groups(model, prune_inputs)
         self.goals = Goals(self.groups, target, round_to)
         self.goals.check(model, self.groups)
+        with scope_of(model):
+            check_layers(self.groups.trace)
         self._meter: GateMeter | None = None
         self._trial: Fading | None = None
         self._acquitted: Originals = []  # weights of a trial that is over, to come back

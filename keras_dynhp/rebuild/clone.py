@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import inspect
+import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from keras_dynhp.keras_state.model import refresh_statistics
 from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
+from keras_dynhp.rebuild.anew import config_of, layer_from_config
+from keras_dynhp.rebuild.release import release_variable
 from keras_dynhp.rebuild.removal import Removals
 from keras_dynhp.rebuild.transfer import Transfer
 
@@ -99,6 +101,29 @@ def clone_model(
     return clone
 
 
+def check_layers(trace: Trace) -> None:
+    """Make every layer anew once, as a rebuild will, while there is nothing to lose yet.
+
+    Only a user's own layers are built for it, one at a time: it takes next to no memory.
+
+    Raises:
+        ValueError: with its name, for a layer that does not come back from its configuration.
+    """
+    everything = Survivors(np.ones(trace.units.count, bool))
+    cloner = _Cloner(trace, everything, None, Removals(), {})
+    state = random.getstate()  # from which new layers draw their seeds
+    try:
+        for node in _leaves(ks.functional_of(trace.model)):
+            new = cloner.operation(node.operation)
+            if not ks.is_of_keras(node.operation):
+                given = {id(t): ks.like(t) for t in ks.input_tensors(node)}
+                cloner.result(node, new, given)
+                for move in _moves(trace, node.operation, new, {}):
+                    release_variable(move.new)
+    finally:
+        random.setstate(state)
+
+
 class _Cloner:
     def __init__(self, trace, survivors, masks, removals, operations):
         self.trace = trace
@@ -156,12 +181,12 @@ class _Cloner:
         self.operations[id(layer)] = new
         return new.output
 
-    def _operation(self, old):
+    def operation(self, old):
         """The new operation for an old one: made once, from its changed configuration."""
         if id(old) in self.operations:
             return self.operations[id(old)]
         if isinstance(old, MaskedReads) and self.masks is None:
-            new = self._operation(old.layer)
+            new = self.operation(old.layer)
         elif isinstance(old, keras.Model) and ks.functional_of(old) is not None:
             new = self.model(old)
         else:
@@ -173,34 +198,33 @@ class _Cloner:
         resizes = self.trace.resizes.get(id(old), {})
         if not resizes and not isinstance(old, keras.layers.Layer):
             return ks.copied(old)  # its arguments may be arrays, which no configuration holds
-        config = copy.deepcopy(old.get_config())
-        for write, vector in resizes.values():
-            write(config, self.survivors, vector)
-        if resizes:
-            _forget_matrices(config)
         try:
+            config = config_of(old)
+            for write, vector in resizes.values():
+                write(config, self.survivors, vector)
             return self._from_config(old, config)
         except Exception as error:
             path = self.trace.paths.get(id(old), old.name)
             raise ValueError(
                 f"Layer {path!r} ({type(old).__name__}) can't be made anew from its "
-                f"configuration: {error}"
+                f"configuration: {error}\nRegister the functions and classes that it holds with "
+                "keras.saving.register_keras_serializable, or give it a get_config() and a "
+                "from_config() that make the same layer."
             ) from error
 
     def _from_config(self, old, config: dict):
         parts = self.trace.parts.get(id(old))
         if not parts:
-            with ks.trusted_deserialization(), keras.saving.custom_object_scope(_objects(old)):
-                return type(old).from_config(config)
+            return layer_from_config(old, config)
         # A layer around other layers: those are made anew first, then it is made around them.
         for key, inner in parts.items():
-            made = [self._operation(layer) for layer in inner]
+            made = [self.operation(layer) for layer in inner]
             config[key] = made if isinstance(config[key], (list, tuple)) else made[0]
         return type(old)(**config)
 
     def _to_call(self, old):
         """What is called in the place of an old operation; masks may be put around it."""
-        new = self._operation(old)
+        new = self.operation(old)
         reads = self.trace.inside_reads.get(id(old))
         if self.masks is None or not reads:
             return new
@@ -224,17 +248,7 @@ class _Cloner:
             tensors[id(outputs[0])] = given[id(ks.input_tensors(node)[0])]
             return
         new = self._to_call(old)
-        args, kwargs = ks.fill_in(node, given)
-        change = self.trace.rewrites.get(id(node))
-        if change is not None:
-            args, kwargs = change(args, kwargs, self.survivors)
-        try:
-            results = new(*args, **kwargs)
-        except Exception as error:
-            raise ValueError(
-                f"Layer {self.trace.paths.get(id(old), old.name)!r} ({type(old).__name__}) can't "
-                f"be called on the smaller tensors it would get: {error}"
-            ) from error
+        results = self.result(node, new, given)
         # The only operations in a Sequential are those that make masks, which its layers do anew.
         if chain is not None and isinstance(new, keras.layers.Layer):
             chain.append(new)
@@ -243,12 +257,29 @@ class _Cloner:
                 result = self.masks.behind(self.trace.tensors[id(tensor)], result)
             tensors[id(tensor)] = result
 
+    def result(self, node, new, given: dict[int, object]):
+        """What a new operation returns when called as in a node, on other tensors."""
+        args, kwargs = ks.fill_in(node, given)
+        change = self.trace.rewrites.get(id(node))
+        if change is not None:
+            args, kwargs = change(args, kwargs, self.survivors)
+        try:
+            results = new(*args, **kwargs)
+            _adapt(node.operation, new)
+        except Exception as error:
+            old = node.operation
+            raise ValueError(
+                f"Layer {self.trace.paths.get(id(old), old.name)!r} ({type(old).__name__}), made "
+                f"anew from its configuration, can't be called on what it would get: {error}"
+            ) from error
+        return results
+
     def _folded(self, node, tensors):
         """A sum some terms of which went: those that are left, and the constant they left."""
         fold = self.removals.folds[id(node)]
         terms = [tensors[id(ks.input_tensors(node)[i])] for i in fold.live]
         if len(terms) > 1:
-            total = self._operation(node.operation)(terms)
+            total = self.operation(node.operation)(terms)
         else:
             total = terms[0]
         return total if fold.constant is None else keras.ops.add(total, fold.constant)
@@ -289,25 +320,11 @@ def _select(tensor, kept, axis, as_layer):
     return keras.Model(inside, keras.ops.take(inside, kept, axis=axis), name=name)
 
 
-def _objects(operation) -> dict[str, object]:
-    """Functions and classes that an operation was given, which nobody may have registered."""
-    own = {}
-    for value in vars(operation).values():
-        thing = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
-        known = ("keras.", "builtins", "numpy")
-        if not inspect.isroutine(value):
-            known += ("tensorflow",)  # but functions such as `tf.nn.softmax` Keras can't find
-        if not str(thing.__module__).startswith(known):
-            own[thing.__name__] = thing
-    return own
-
-
-def _forget_matrices(config: dict) -> None:
-    """Weights that began as a given matrix: it has the old size, and values are moved anyway."""
-    for name, value in config.items():
-        constant = isinstance(value, dict) and value.get("class_name") == "Constant"
-        if constant and not isinstance(value["config"].get("value"), (int, float)):
-            config[name] = "zeros"
+def _adapt(old, new) -> None:
+    """Quantize what is quantized in an operation, and give adapters to what has them."""
+    if isinstance(old, keras.layers.Layer) and ks.is_adapted(old):
+        for one, other in zip(_with_inner(old), _with_inner(new)):
+            ks.adapt_alike(one, other)
 
 
 def _with_inner(layer):
@@ -348,24 +365,27 @@ def transfers(trace: Trace, clone: Clone, keep: dict[int, dict[int, np.ndarray]]
     """
     moves: dict[int, Transfer] = {}
     for old_layer, new_layer in clone.pairs(trace):
-        if isinstance(old_layer, NeuronMask):
-            continue
-        path = trace.paths.get(id(old_layer), old_layer.name)
-        old_vars, new_vars = _own_variables(old_layer), _own_variables(new_layer)
-        if len(old_vars) != len(new_vars):
-            raise ValueError(
-                f"Layer {path!r} ({type(old_layer).__name__}) has {len(old_vars)} variables, and "
-                f"{len(new_vars)} when made anew from its get_config(). Its configuration must "
-                "say everything that its build() needs."
-            )
-        for old, new in zip(old_vars, new_vars):
-            kept = keep.get(id(old), {})
-            want = tuple(len(kept[a]) if a in kept else d for a, d in enumerate(old.shape))
-            if tuple(new.shape) != want:
-                raise ValueError(
-                    f"Layer {path!r} ({type(old_layer).__name__}): {old.path!r} should shrink from "
-                    f"{tuple(old.shape)} to {want}, but the rebuilt layer makes it "
-                    f"{tuple(new.shape)}. The layer's rule does not say what the layer does."
-                )
-            moves[id(old)] = Transfer(old, new, dict(kept))
+        if not isinstance(old_layer, NeuronMask):
+            moves.update((id(m.old), m) for m in _moves(trace, old_layer, new_layer, keep))
     return list(moves.values())
+
+
+def _moves(trace: Trace, old_layer, new_layer, keep) -> Iterator[Transfer]:
+    path = trace.paths.get(id(old_layer), old_layer.name)
+    old_vars, new_vars = _own_variables(old_layer), _own_variables(new_layer)
+    if len(old_vars) != len(new_vars):
+        raise ValueError(
+            f"Layer {path!r} ({type(old_layer).__name__}) has {len(old_vars)} variables, and "
+            f"{len(new_vars)} when made anew from its get_config(). Its configuration must "
+            "say everything that its build() needs."
+        )
+    for old, new in zip(old_vars, new_vars):
+        kept = keep.get(id(old), {})
+        want = tuple(len(kept[a]) if a in kept else d for a, d in enumerate(old.shape))
+        if tuple(new.shape) != want:
+            raise ValueError(
+                f"Layer {path!r} ({type(old_layer).__name__}): {old.path!r} should shrink from "
+                f"{tuple(old.shape)} to {want}, but the rebuilt layer makes it "
+                f"{tuple(new.shape)}. The layer's rule does not say what the layer does."
+            )
+        yield Transfer(old, new, dict(kept))

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 
 from keras_dynhp.graph.call import is_symbolic
-from keras_dynhp.graph.records import IN, INSIDE, OUT
+from keras_dynhp.graph.records import ADAPTED, IN, INSIDE, OUT
 from keras_dynhp.graph.registry import rule_for
+from keras_dynhp.keras_state.graph import is_adapted
 
 layers = keras.layers
 
@@ -56,10 +57,6 @@ def _mind_keras_add(call, heads, key_width, width):
         call.couple(width[pairs * 2], width)
 
 
-def _quantized(dense):
-    return getattr(dense, "quantization_mode", None) or getattr(dense, "lora_enabled", False)
-
-
 @rule_for(layers.MultiHeadAttention)
 def multi_head(call):
     """Heads go, and so do positions of the value width, the same in every head.
@@ -67,8 +64,8 @@ def multi_head(call):
     The key width stays: the layer divides scores by its square root.
     """
     layer, given = call.layer, call.arguments()
-    if any(_quantized(dense) for dense in (layer._query_dense, layer._output_dense)):
-        return call.barrier("quantized or LoRA layers keep their shape")
+    if is_adapted(layer):
+        return call.barrier(ADAPTED)
     query, value, key = _features(call, given)
     heads = call.produce(layer._num_heads, "heads")
     width = call.produce(layer._value_dim, "value")
@@ -105,8 +102,8 @@ def _as_tuple(config, survivors, vector):
 def grouped_query(call):
     """A key and value head goes with all the query heads that share it."""
     layer, given = call.layer, call.arguments()
-    if any(_quantized(dense) for dense in (layer._query_dense, layer._output_dense)):
-        return call.barrier("quantized or LoRA layers keep their shape")
+    if is_adapted(layer):
+        return call.barrier(ADAPTED)
     query, value, key = _features(call, given)
     heads = call.produce(layer.num_key_value_heads, "heads")
     every = np.repeat(heads, layer.num_repeats)

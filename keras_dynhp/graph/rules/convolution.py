@@ -5,8 +5,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_dynhp.graph.records import ADAPTED
 from keras_dynhp.graph.registry import rule_for
 from keras_dynhp.graph.rules.activation import mixes_channels
+from keras_dynhp.keras_state.graph import is_adapted
 
 layers = keras.layers
 
@@ -39,8 +41,8 @@ def _finish(call, neurons):
 def convolution(call):
     """Reads channels, makes filters."""
     layer = call.layer
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return call.barrier("quantized or LoRA layers keep their shape")
+    if is_adapted(layer):
+        return call.barrier(ADAPTED)
     if layer.groups > 1:
         return _grouped(call)
     channels = call.read(0, channel_axis(layer))

@@ -9,9 +9,10 @@ import numpy as np
 
 from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.call import is_symbolic
-from keras_dynhp.graph.records import ALONG, IN, OUT
+from keras_dynhp.graph.records import ADAPTED, ALONG, IN, OUT
 from keras_dynhp.graph.registry import rule_for
 from keras_dynhp.graph.rules.activation import mixes_channels
+from keras_dynhp.keras_state.graph import is_adapted
 
 layers = keras.layers
 
@@ -48,8 +49,8 @@ def einsum_dense(call):
     Of several such axes one is followed: the one with channels on it, or the longest.
     """
     layer, shape = call.layer, call.input_shapes[0]
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return call.barrier("quantized or LoRA layers keep their shape")
+    if is_adapted(layer):
+        return call.barrier(ADAPTED)
     kernel = layer._kernel
     (given, weights), made = _letters(layer.equation, [len(shape), len(kernel.shape)])
     if len(set(weights)) < len(weights) or len(set(given)) < len(given):

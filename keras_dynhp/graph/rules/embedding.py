@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import keras
 
-from keras_dynhp.graph.records import IN, OUT
+from keras_dynhp.graph.records import ADAPTED, IN, OUT
 from keras_dynhp.graph.registry import rule_for
+from keras_dynhp.keras_state.graph import is_adapted
 
 layers = keras.layers
 
@@ -14,8 +15,8 @@ layers = keras.layers
 def embedding(call):
     """Makes features of tokens; the vocabulary stays."""
     layer = call.layer
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return call.barrier("quantized or LoRA layers keep their shape")
+    if is_adapted(layer):
+        return call.barrier(ADAPTED)
     features = call.produce(layer.output_dim)
     for labels in call.inputs:
         call.pin(labels, "reads them as numbers of tokens")
@@ -30,8 +31,8 @@ def reversible_embedding(call):
     layer = call.layer
     if not call.arguments().get("reverse", False):
         return embedding(call)
-    if layer.quantization_mode or layer.lora_enabled:
-        return call.barrier("quantized or LoRA layers keep their shape")
+    if is_adapted(layer):
+        return call.barrier(ADAPTED)
     # With tied weights, the variable that reads the features is the one that makes them.
     features = call.read(0, weightless=layer.tie_weights)
     if layer.tie_weights:
