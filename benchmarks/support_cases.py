@@ -340,6 +340,7 @@ family(
     ("ops.flip", bare(lambda x: ops.flip(x, axis=-1))),
     ("ops.pad", bare(lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0], [0, 0]]))),
     ("ops.repeat of positions", bare(lambda x: ops.repeat(x, 2, axis=1))),
+    ("ops.roll of positions", bare(lambda x: ops.roll(x, (1, -2), axis=(1, 2)))),
     ("ops.roll of channels", bare(lambda x: ops.roll(x, 1, axis=-1)), {"through": KEPT}),
 )
 family(

@@ -142,6 +142,8 @@ class PruneAndRebuild(keras.callbacks.Callback):
             self.report.begin(engine)
             if self._guard is not None:
                 self._guard.reset()
+        elif self._engine.follow_freezing():
+            self.report.see_kept(self._engine)
         self._scalars = [Scalars(log_dir) for log_dir in log_dirs_beside(self)]
         self._proof.begin(self.model)
         self._engine.watch()

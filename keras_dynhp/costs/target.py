@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Real
 
@@ -48,14 +49,17 @@ class Target:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Real):
                 raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-        if self.compression is not None and not self.compression > 1:
+        if self.compression is not None and not 1 < self.compression < math.inf:
             raise ValueError(
-                f"`compression` must be above 1. Received: compression={self.compression!r}"
+                "`compression` must be above 1, and finite. Received: "
+                f"compression={self.compression!r}"
             )
         for name in ("params", "macs"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not value > 0):
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
+            if value is not None and (isinstance(value, bool) or not 0 < value < math.inf):
+                raise ValueError(
+                    f"`{name}` must be positive and finite. Received: {name}={value!r}"
+                )
         if all(value is None for value in self.get_config().values()):
             raise ValueError(
                 "A Target needs at least one limit: compression=, params=, macs=, flash= or ram=."

@@ -179,6 +179,11 @@ class ChannelGroups:
 
     # ---- using ------------------------------------------------------------------------------
 
+    @property
+    def everything(self) -> list[ChannelGroup]:
+        """The prunable groups and those that can't go."""
+        return [*self.groups, *self.kept]
+
     def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)
 
@@ -281,7 +286,7 @@ class ChannelGroups:
             f"{_counted(len(self.groups), 'prunable group')}, {_counted(self.neurons, 'neuron')}, "
             f"{self.prunable_share:.1%} of the parameters"
         ]
-        everything = [*self.groups, *self.kept]
+        everything = self.everything
         width = min(max((len(group.name) for group in everything), default=0), 40)
         digits = max((len(str(group.size)) for group in everything), default=0)
 

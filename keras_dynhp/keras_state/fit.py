@@ -132,23 +132,45 @@ def give_back_epochs(epoch_iterator: TFEpochIterator) -> None:
 
 
 def when_interrupted(model: keras.Model, then: Callable[[], None]) -> None:
-    """From `on_train_begin`: call `then()` if an error or Ctrl-C ends the fit among its steps.
+    """From `on_train_begin`: call `then()` if an error or Ctrl-C ends the fit.
 
-    Keras calls no callback then. It runs the steps of an epoch inside `catch_stop_iteration()`.
+    Keras calls no callback then. It runs the steps of an epoch, and those of a validation, inside
+    `catch_stop_iteration()` of what they read; between them it calls callbacks.
     """
-    epoch_iterator = running_fit(model).epoch_iterator
-    catch_stop_iteration = epoch_iterator.catch_stop_iteration
+    fit = running_fit(model)
+    _call_on_errors(fit.epoch_iterator, "catch_stop_iteration", then)
+    for name in ("on_epoch_begin", "on_epoch_end"):
+        _call_on_errors(fit.callbacks, name, then)
+    on_test_begin = fit.callbacks.on_test_begin
+
+    def on_validation_begin(logs=None):
+        reads = getattr(model, "_eval_epoch_iterator", None)
+        if reads is not None:
+            _call_on_errors(reads, "catch_stop_iteration", then)
+        on_test_begin(logs)
+
+    vars(fit.callbacks).setdefault("on_test_begin", on_validation_begin)
+
+
+def _call_on_errors(thing, method: str, then: Callable[[], None]) -> None:
+    """Let a method call `then()` if it, or the context that it returns, ends with an error."""
+    original = getattr(thing, method)
+
+    def call(*args, **kwargs):
+        with calling():
+            result = original(*args, **kwargs)
+        return result if result is None else calling(result)
 
     @contextlib.contextmanager
-    def catch_all():
+    def calling(context=None):
         try:
-            with catch_stop_iteration():
+            with context or contextlib.nullcontext():
                 yield
         except BaseException:
             then()
             raise
 
-    vars(epoch_iterator)["catch_stop_iteration"] = catch_all
+    vars(thing).setdefault(method, call)  # once: a user's own list of callbacks may be used again
 
 
 def has_begun(epoch_iterator: TFEpochIterator) -> bool:

@@ -31,6 +31,8 @@ __all__ = [
     "output_tensors",
     "structure",
     "trusted_deserialization",
+    "unwrapped",
+    "with_inner",
     "with_mask",
 ]
 
@@ -48,16 +50,22 @@ def nodes_in_order(functional: keras.Model) -> list[Node]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
+def with_inner(operation: Operation) -> list[Operation]:
+    """An operation and, if it is a layer, the layers inside it, outermost first."""
+    if isinstance(operation, keras.layers.Layer):
+        return operation._flatten_layers()
+    return [operation]
+
+
 def has_adapters(operation: Operation) -> bool:
     """Whether a layer, or one inside it, has the adapters of `enable_lora`."""
-    layers = operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ()
-    return any(getattr(layer, "lora_enabled", False) for layer in layers)
+    return any(getattr(inner, "lora_enabled", False) for inner in with_inner(operation))
 
 
-def is_adapted(layer: keras.layers.Layer) -> bool:
+def is_adapted(operation: Operation) -> bool:
     """Whether a layer, or one inside it, is quantized or has adapters."""
-    return has_adapters(layer) or any(
-        getattr(inner, "quantization_mode", None) for inner in layer._flatten_layers()
+    return has_adapters(operation) or any(
+        getattr(inner, "quantization_mode", None) for inner in with_inner(operation)
     )
 
 
@@ -76,14 +84,24 @@ def adapt_alike(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
 
 
 def models_inside(model: keras.Model) -> list[keras.Model]:
-    """The functional models that the graph of a model calls, each behind those inside it."""
+    """The functional models that the graph of a model calls, each behind those inside it.
+
+    Those in wrappers, such as `TimeDistributed(model)`, are among them.
+    """
     found = {}
     for node in nodes_in_order(functional_of(model)):
-        inner = node.operation
+        inner = unwrapped(node.operation)
         if isinstance(inner, keras.Model) and functional_of(inner) is not None:
             found.update(dict.fromkeys(models_inside(inner)))
             found[inner] = None
     return list(found)
+
+
+def unwrapped(operation: Operation) -> Operation:
+    """What a wrapper is around, itself no wrapper; an operation that is none as it is."""
+    while isinstance(operation, keras.layers.Wrapper):
+        operation = operation.layer
+    return operation
 
 
 def is_input(node: Node) -> bool:

@@ -73,6 +73,8 @@ def _call_instead(old: keras.Model, made: keras.Model, graphs: list[keras.Model]
             tensor._keras_history = KerasHistory(old, index, place)
     for graph in graphs:
         functional = functional_of(graph)
+        for operation in functional._operations:
+            _wrap_instead(old, made, operation)
         if made not in functional._operations:
             continue
 
@@ -81,7 +83,7 @@ def _call_instead(old: keras.Model, made: keras.Model, graphs: list[keras.Model]
 
         functional._tracker.untrack(made)
         functional._tracker.add_to_store("layers", old)
-        _set_list(functional, "_operations", exchanged(functional._operations))
+        _set_untracked(functional, "_operations", exchanged(functional._operations))
         by_depth = functional._operations_by_depth.items()
         # The key of a call names its operation by id.
         keys = {make_node_key(made, n): make_node_key(old, n) for n in range(len(nodes))}
@@ -94,6 +96,20 @@ def _call_instead(old: keras.Model, made: keras.Model, graphs: list[keras.Model]
                 holder.__dict__["_layers"] = exchanged(holder._layers)
 
 
+def _wrap_instead(old: keras.Model, made: keras.Model, operation) -> None:
+    """Where an operation is a wrapper around the model `made`, let it be one around `old`."""
+    while isinstance(operation, keras.layers.Wrapper) and operation.layer is not made:
+        operation = operation.layer
+    if isinstance(operation, keras.layers.Wrapper):
+        operation._tracker.untrack(made)
+        operation._tracker.unlock()  # it was built
+        operation._tracker.add_to_store("layers", old)
+        operation._tracker.lock()
+        _set_untracked(operation, "layer", old)
+        if operation._layers is not operation._tracker.config["layers"][1]:  # before Keras 3.15
+            operation.__dict__["_layers"] = [old]
+
+
 def _nodes_of(operation) -> dict:
     """Where an operation is called, and where what it makes is used."""
     names = ("_inbound_nodes", "_outbound_nodes")
@@ -102,11 +118,11 @@ def _nodes_of(operation) -> dict:
 
 def _set_nodes(operation, nodes: dict) -> None:
     for name, calls in nodes.items():
-        _set_list(operation, name, calls)
+        _set_untracked(operation, name, calls)
 
 
-def _set_list(operation, name: str, value: list) -> None:
-    """So that TensorFlow, which keeps such lists for its checkpoints, lets go of the one before.
+def _set_untracked(operation, name: str, value) -> None:
+    """So that TensorFlow, which keeps attributes for its checkpoints, lets go of the one before.
 
     Keras does not wrap it meanwhile: TensorFlow would not know it.
     """

@@ -11,21 +11,24 @@ import numpy as np
 
 from keras_dynhp.costs.target import Target
 from keras_dynhp.criteria.criterion import Criterion
+from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.model import renew_train_step
 from keras_dynhp.keras_state.optimizer import hook_update_step, variable_key
 from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.pruning.averages import averages_of
 from keras_dynhp.pruning.dropout import weaken_dropout
 from keras_dynhp.pruning.fading import Fading, Originals, follow_rebuild, restore
-from keras_dynhp.pruning.following import follow, origins_of
+from keras_dynhp.pruning.following import follow
 from keras_dynhp.pruning.frozen import find_unfrozen_groups
 from keras_dynhp.pruning.gates import GateMeter
 from keras_dynhp.pruning.goals import Goals
+from keras_dynhp.pruning.numbering import Numbering
 from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
 from keras_dynhp.rebuild.clone import check_layers
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
+from keras_dynhp.rebuild.transfer import Transfer
 from keras_dynhp.saving.files import read_tree, write_tree
 from keras_dynhp.saving.networks import FormerNetwork, get_values, set_values, state_variables
 
@@ -45,7 +48,7 @@ class Memory:
 
     def __init__(self, engine: Engine, path: str | os.PathLike, state: dict | None = None):
         self.path = path
-        self.groups, self.origins = engine.groups, engine.origins
+        self.groups, self.numbering = engine.groups, engine.numbering.copy()
         self.network = FormerNetwork(engine.model)
         write_tree(path, engine.get_state() if state is None else state)
 
@@ -97,11 +100,7 @@ class Engine:
         self._unhook: list[Callable[[], None]] = []
         self.optimizer = model.optimizer
         self._scores: dict[str, np.ndarray] = {}
-        self._full_sizes = {group.name: group.size for group in self.groups}
-        # For each group: its name at the beginning, and the number each neuron had then.
-        self.origins = {g.name: (g.name, np.arange(g.size)) for g in self.groups}
-        self.removed = {g.name: np.arange(0) for g in self.groups}  # numbers of the beginning
-        self._lost = dict.fromkeys(self.removed, 0)  # how many of them did anything
+        self.numbering = Numbering(self.groups)
 
     # ---- what is asked -----------------------------------------------------------------------
 
@@ -112,7 +111,7 @@ class Engine:
 
     def widths(self) -> dict[str, int]:
         """The width of every group of the beginning, also of those that are kept whole by now."""
-        return {name: size - len(self.removed[name]) for name, size in self._full_sizes.items()}
+        return self.numbering.widths()
 
     def missed(self) -> dict[str, tuple[float, float]]:
         """By resource: what the network has now and the most it may have, where it has more."""
@@ -137,6 +136,21 @@ class Engine:
         return self.model is model and all(id(v) in theirs for v in mine if v.trainable)
 
     # ---- the cycle ----------------------------------------------------------------------------
+
+    def follow_freezing(self) -> bool:
+        """Between two fits: layers may have been frozen or unfrozen since; says whether they were.
+
+        Raises:
+            ValueError: if the target can't be reached with what is frozen now.
+        """
+        groups = find_unfrozen_groups(self.model, self.prune_inputs)
+        if [group.name for group in groups] == [group.name for group in self.groups]:
+            return False
+        if self.goals.missed(groups):
+            self.goals.check(self.model, groups)
+        variables = self.groups.trace.variables.values()
+        self._follow(groups, {id(e.variable): Transfer(e.variable, e.variable) for e in variables})
+        return True
 
     def watch(self) -> None:
         """Begin to gather scores from the training step."""
@@ -195,21 +209,21 @@ class Engine:
 
     def _remove(self, keep: Mapping[str, np.ndarray], means) -> None:
         steps = self._steps()
-        for name, mask in keep.items():
-            origin, numbers = self.origins[name]
-            self.removed[origin] = np.sort(np.append(self.removed[origin], numbers[~mask]))
-            self._lost[origin] += int(np.count_nonzero(self._scores.get(name, ~mask)[~mask]))
+        self.numbering.remove(keep, self._scores)
         plan = plan_rebuild(self.groups, self.groups.survivors(keep))
         originals = self._trial.originals() if self._trial else []
         self._disarm()
         moves = {id(move.old): move for move in rebuild_in_place(plan)}
         self._trial = None  # its weights are gone: should anything below fail, none come back
         self._acquitted = follow_rebuild(originals, moves)
-        before, self.groups = self.groups, find_unfrozen_groups(self.model, self.prune_inputs)
-        origins = origins_of(before, self.groups, moves)
-        was = self.origins
-        self.origins = {name: (was[old][0], was[old][1][n]) for name, (old, n) in origins.items()}
+        self._follow(find_unfrozen_groups(self.model, self.prune_inputs), moves, means, steps)
+
+    def _follow(self, groups: ChannelGroups, moves, means=None, steps: int = 0) -> None:
+        """Go on with the groups that the model has now."""
+        origins, self.groups = self.numbering.follow(self.groups, groups, moves), groups
         self._scores = follow(self._scores, origins)
+        if any(group.name not in self._scores for group in groups):
+            self._scores = {}  # neurons are compared with each other: of all or of none
         self._hook(follow(means or {}, origins) or None, steps)
 
     def _acquit(self) -> None:
@@ -236,14 +250,12 @@ class Engine:
         originals = self._trial.originals() if self._trial else self._acquitted
         position = {id(v): number for number, v in enumerate(state_variables(self.model))}
         return {
-            "full": dict(self._full_sizes),
-            "removed": dict(self.removed),
-            "lost": dict(self._lost),
+            **self.numbering.get_state(),
             "network": get_values(self.model),
-            "means": self._by_origin(self._means() or {}),
+            "means": self.numbering.by_origin(self._means() or {}),
             "steps": self._steps(),
-            "scores": self._by_origin(self._scores),
-            "masks": self._by_origin(masks),
+            "scores": self.numbering.by_origin(self._scores),
+            "masks": self.numbering.by_origin(masks),
             "originals": [[position[id(variable)], *rest] for variable, *rest in originals],
             "interval": [self._interval, self._updates() - self._began],
             "criterion": self.criterion.get_state(),
@@ -256,27 +268,11 @@ class Engine:
             ValueError: the state is that of another network (nothing is changed then), or of
                 another optimizer.
         """
-        full = {name: int(size) for name, size in state["full"].items()}
-        if list(full.values()) != list(self._full_sizes.values()):
-            raise ValueError(
-                f"This state is that of another network than {self.model.name!r}, whose groups "
-                f"have the widths {self._full_sizes}. Received: {full}."
-            )
-        # Keras numbers the names of nameless layers anew in each process: the state's names stay.
-        names = dict(zip(self._full_sizes, full))
-        self.origins = {now: (names[old], n) for now, (old, n) in self.origins.items()}
-        self.removed = {names[old]: gone for old, gone in self.removed.items()}
-        self._full_sizes, self._lost = full, dict.fromkeys(full, 0)
-        keep = {}
-        for group in self.groups:
-            origin, numbers = self.origins[group.name]
-            mask = ~np.isin(numbers, state["removed"][origin])
-            if not mask.all():
-                keep[group.name] = mask
+        keep = self.numbering.masks(state, self.groups)
         self._disarm()
         if keep:
             self._remove(keep, None)
-        self._lost = {name: int(count) for name, count in state["lost"].items()}
+        self.numbering.set_state(state)
         set_values(self.model, state["network"])
         self._go_on(state)
 
@@ -286,13 +282,12 @@ class Engine:
         self._disarm()
         self._trial, self._acquitted = None, []
         memory.network.come_back(state["network"])
-        self.groups, self.origins = memory.groups, memory.origins
-        self.removed, self._lost = dict(state["removed"]), dict(state["lost"])
+        self.groups, self.numbering = memory.groups, memory.numbering.copy()
         self._go_on(state)
 
     def _go_on(self, state: dict) -> None:
         """Take up what a state knows of the network that the model now is."""
-        self._scores = self._from_origin(state["scores"])
+        self._scores = self.numbering.from_origin(state["scores"], self.groups)
         variables = state_variables(self.model)
         self._acquitted = [
             (variables[number], values, where.astype(bool))
@@ -301,7 +296,8 @@ class Engine:
         self._interval, since = (int(count) for count in state["interval"])
         self._began = self._updates() - since
         masks = {
-            name: mask.astype(bool) for name, mask in self._from_origin(state["masks"]).items()
+            name: mask.astype(bool)
+            for name, mask in self.numbering.from_origin(state["masks"], self.groups).items()
         }
         if masks:
             self._trial = Fading(
@@ -309,26 +305,9 @@ class Engine:
             )
             self._acquitted = []
         self.criterion.set_state(state["criterion"])
-        self._hook(self._from_origin(state["means"]) or None, int(state["steps"]))
-
-    def _by_origin(self, values: Mapping[str, np.ndarray]) -> dict:
-        """Per-neuron values of groups, for each name at the beginning the numbers beside them."""
-        result: dict[str, list] = {}
-        for name, given in values.items():
-            origin, numbers = self.origins[name]
-            result.setdefault(origin, []).append([numbers, np.asarray(given)])
-        return result
-
-    def _from_origin(self, values: Mapping[str, list]) -> dict[str, np.ndarray]:
-        """The other way round."""
-        result = {}
-        for group in self.groups:
-            origin, numbers = self.origins[group.name]
-            for known, given in values.get(origin, ()):
-                place = np.searchsorted(known, numbers)
-                if len(known) and np.array_equal(known[np.minimum(place, len(known) - 1)], numbers):
-                    result[group.name] = given[place]
-        return result
+        self._hook(
+            self.numbering.from_origin(state["means"], self.groups) or None, int(state["steps"])
+        )
 
     # ---- the hook in the training step ---------------------------------------------------------
 
@@ -348,7 +327,7 @@ class Engine:
             with scope_of(self.model):
                 meter = GateMeter(self.groups, optimizer, start=means, steps=steps)
         self._meter, trial, self.optimizer = meter, self._trial, optimizer
-        full = self._widths_before()
+        full = self.numbering.widths_before(self.groups)
         shrunk = {
             variable_key(optimizer, entry.variable): factor
             for key, factor in shrinkage(self.groups, full).items()
@@ -372,19 +351,6 @@ class Engine:
             self._unhook.append(hook_update_step(optimizer, before, after, pace))
         self._unhook.append(weaken_dropout(self.groups, full))
         renew_train_step(self.model)
-
-    def _widths_before(self) -> dict[str, float]:
-        """For each group of now, how many neurons it would have if none had gone.
-
-        Those that did nothing (their score was zero) don't count: that they go changes no rate,
-        as it changes nothing else. Groups that were one have their shares of what it lost.
-        """
-        now: dict[str, int] = {}
-        for group in self.groups:
-            origin = self.origins[group.name][0]
-            now[origin] = now.get(origin, 0) + group.size
-        growth = {origin: 1 + self._lost[origin] / size for origin, size in now.items()}
-        return {g.name: g.size * growth[self.origins[g.name][0]] for g in self.groups}
 
     def _disarm(self) -> None:
         while self._unhook:

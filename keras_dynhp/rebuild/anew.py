@@ -80,7 +80,7 @@ def _objects(old) -> dict[str, object]:
     Those of the layer and of all layers inside it.
     """
     own = {}
-    for layer in old._flatten_layers():
+    for layer in ks.with_inner(old):
         for value in [layer, *_values(vars(layer))]:
             thing = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
             known = ("builtins", "numpy")
@@ -107,7 +107,7 @@ def _is_keras(thing) -> bool:
 
 def _pairs(old, new):
     """Layers and those inside them; without those that a layer makes only when it is built."""
-    ones, others = old._flatten_layers(), new._flatten_layers()
+    ones, others = ks.with_inner(old), ks.with_inner(new)
     return zip(ones, others) if len(ones) == len(others) else [(old, new)]
 
 

@@ -51,16 +51,19 @@ class Clone:
 
     def pairs(self, trace: Trace) -> list[tuple[object, object]]:
         """(old layer, new layer) for every layer of the graph, models inside models followed."""
-        return [
-            (node.operation, self.operations[id(node.operation)])
-            for node in _leaves(ks.functional_of(trace.model))
-            if id(node.operation) in self.operations
-        ]
+        return self._pairs(_leaves(ks.functional_of(trace.model)))
 
     def pairs_and_models(self, trace: Trace) -> list[tuple[object, object]]:
-        """As `pairs`, and the models inside the model, inner ones first."""
+        """As `pairs`, and the models inside the model, inner ones first; in wrappers, too."""
         inside = ks.models_inside(trace.model)
-        return self.pairs(trace) + [(old, self.operations[id(old)]) for old in inside]
+        pairs = {id(old): (old, new) for old, new in self.pairs(trace)}
+        for model in inside:
+            pairs.update((id(one[0]), one) for one in self._pairs(_leaves(ks.functional_of(model))))
+        return [*pairs.values(), *((old, self.operations[id(old)]) for old in inside)]
+
+    def _pairs(self, nodes) -> list[tuple[object, object]]:
+        operations = (node.operation for node in nodes)
+        return [(old, self.operations[id(old)]) for old in operations if id(old) in self.operations]
 
 
 def _leaves(functional):
@@ -322,7 +325,7 @@ def _select(tensor, kept, axis, as_layer):
 
 def _adapt(old, new) -> None:
     """Quantize what is quantized in an operation, and give adapters to what has them."""
-    if isinstance(old, keras.layers.Layer) and ks.is_adapted(old):
+    if ks.is_adapted(old):
         for one, other in zip(_with_inner(old), _with_inner(new)):
             ks.adapt_alike(one, other)
 
@@ -330,15 +333,13 @@ def _adapt(old, new) -> None:
 def _with_inner(layer):
     """A layer and the layers inside it, outermost first, without masks."""
     return [
-        inner
-        for inner in layer._flatten_layers()
-        if not isinstance(inner, (NeuronMask, MaskedReads))
+        inner for inner in ks.with_inner(layer) if not isinstance(inner, (NeuronMask, MaskedReads))
     ]
 
 
 def _own_variables(layer) -> list[keras.Variable]:
     """A layer's variables without those of masks inside it."""
-    masks = {id(inner.mask) for inner in layer._flatten_layers() if isinstance(inner, NeuronMask)}
+    masks = {id(inner.mask) for inner in ks.with_inner(layer) if isinstance(inner, NeuronMask)}
     return [variable for variable in layer.variables if id(variable) not in masks]
 
 

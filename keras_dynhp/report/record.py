@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_dynhp.keras_state.graph import with_inner
 from keras_dynhp.keras_state.learning_rate import current_rate
 from keras_dynhp.keras_state.strided import picks_first
 from keras_dynhp.sizes import format_size
@@ -56,6 +57,10 @@ class Report:
         """Note the full network."""
         self.before = _figures(engine)
         self.after = dict(self.before)
+        self.see_kept(engine)
+
+    def see_kept(self, engine) -> None:
+        """Note what can't be pruned."""
         self.kept = {group.name: group.reason for group in engine.groups.kept}
         self.barriers = dict(engine.groups.barriers)
 
@@ -81,9 +86,7 @@ class Report:
         """Note the final network, and what it still has too much of."""
         self.after = _figures(engine)
         self.missed = missed
-        self.fragile = [
-            layer.name for layer in engine.model._flatten_layers() if picks_first(layer)
-        ]
+        self.fragile = [layer.name for layer in with_inner(engine.model) if picks_first(layer)]
 
     @property
     def remarks(self) -> list[str]:

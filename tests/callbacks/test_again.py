@@ -24,26 +24,38 @@ def compiled(optimizer="adam", units=32):
 
 
 class Interrupt(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations == 10:
+    """Ctrl-C after ten steps, wherever that is noticed."""
+
+    def __init__(self, where):
+        super().__init__()
+        setattr(self, where, self.interrupt)
+
+    def interrupt(self, *_, logs=None):
+        if self.model.optimizer.iterations >= 10:
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("callback", [dynhp.PruneAndRebuild, dynhp.DynHP])
-def test_an_interrupted_fit_leaves_nothing_in_the_training_step(callback):
+@pytest.mark.parametrize("where", ["on_train_batch_end", "on_test_batch_end", "on_epoch_end"])
+def test_an_interrupted_fit_leaves_nothing_in_the_training_step(callback, where):
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 100)
     model = compiled(keras.optimizers.Adam(schedule))
     hp = callback(TARGET) if callback is dynhp.PruneAndRebuild else callback(target=TARGET)
     before = [np.asarray(v) for v in model.trainable_variables]
     with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y, batch_size=8, epochs=9, callbacks=[hp, Interrupt()], verbose=0)
+        callbacks, validation = [hp, Interrupt(where)], (X[:8], Y[:8])
+        model.fit(X, Y, 8, epochs=9, callbacks=callbacks, validation_data=validation, verbose=0)
     # Neurons on trial had faded to e^-1.25 of themselves: they are whole again.
     shares = [
         np.abs(v).mean() / np.abs(was).mean() for v, was in zip(model.trainable_variables, before)
     ]
     assert shares[2] > 0.8
-    assert float(model.optimizer.learning_rate) == pytest.approx(float(schedule(10)))
-    twin = compiled(keras.optimizers.Adam(schedule))
+    assert float(model.optimizer.learning_rate) == pytest.approx(
+        float(schedule(model.optimizer.iterations))
+    )
+    twin = keras.models.clone_model(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    twin.compile(keras.optimizers.Adam(schedule), loss)
     twin.optimizer.build(twin.trainable_variables)
     twin.set_weights(model.get_weights())
     for old, new in zip(model.optimizer.variables, twin.optimizer.variables):

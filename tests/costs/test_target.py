@@ -16,6 +16,12 @@ def test_what_is_no_number(name, value):
         Target(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["compression", "params", "macs"])
+def test_a_limit_is_finite(name):
+    with pytest.raises(ValueError, match=f"{name}.*finite"):
+        Target(**{name: float("inf")})
+
+
 @pytest.mark.parametrize("value", [np.int64(500), np.float32(2.5), 1e9])
 def test_numbers_of_all_kinds(value):
     assert Target(compression=value, params=value).params == value

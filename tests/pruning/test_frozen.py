@@ -88,3 +88,47 @@ def test_prune_takes_from_frozen_layers_too():
     base.trainable = False
     small = dynhp.prune(classifier(base), dynhp.Target(compression=20))
     assert small.get_layer("base").get_layer("inner").filters < 5
+
+
+def test_layers_unfrozen_between_two_fits_are_pruned_in_the_second():
+    """As Keras's guide to transfer learning does it: first the head, then all."""
+    base = backbone()
+    base.trainable = False
+    model = classifier(base)
+    full = model.count_params()
+    hp = dynhp.PruneAndRebuild(dynhp.Target(params=full - 500))
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[hp])
+    widths = hp._engine.widths()
+    assert hp.on_target and set(widths) == {"base/features", "hidden"}
+    hp._engine.goals.limits["params"] = full / 2  # as if it had been on the way there
+    base.trainable = True
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(X, Y, epochs=4, verbose=0, callbacks=[hp])
+    assert hp.on_target and model.count_params() <= full / 2
+    now = hp._engine.widths()
+    assert set(now) == {*widths, "base/first", "base/inner"}
+    assert all(now[name] <= width for name, width in widths.items())
+    assert now["base/first"] == base.get_layer("first").filters
+    assert now["base/inner"] == base.get_layer("inner").filters < 5
+    assert not any("frozen" in why for why in hp.report.kept.values())
+
+
+def test_layers_frozen_between_two_fits_stay_whole_in_the_second():
+    """They have no gradients any more: as worth nothing, they would be the first to go."""
+    base = backbone()
+    model = classifier(base)
+    full = model.count_params()
+    hp = dynhp.PruneAndRebuild(dynhp.Target(params=full - 200))
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[hp])
+    before = [base.get_layer(name).filters for name in ("first", "inner")]
+    hp._engine.goals.limits["params"] = model.count_params() - 300
+    base.trainable = False
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(X, Y, epochs=4, verbose=0, callbacks=[hp])
+    assert hp.on_target
+    assert [base.get_layer(name).filters for name in ("first", "inner")] == before
+    hp._engine.goals.limits["params"] = 1
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.get_layer("hidden").trainable = False
+    with pytest.raises(ValueError, match="The target can't be met"):
+        model.fit(X, Y, epochs=1, verbose=0, callbacks=[hp])

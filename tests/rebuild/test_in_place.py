@@ -64,9 +64,27 @@ def inside_another(encoder, decoder):
     return keras.Model(y, L.Dense(3)(keras.Model(x, decoder(encoder(x)), name="both")(y)))
 
 
+def deep_in_a_wrapper(encoder, decoder):
+    x, frames = keras.Input((12,)), L.Reshape((1, 12))(y := keras.Input((12,)))
+    both = keras.Model(x, decoder(encoder(x)), name="both")
+    return keras.Model(y, L.Dense(3)(L.Flatten()(L.TimeDistributed(both)(frames))))
+
+
+def in_a_wrapper(encoder, decoder):
+    frames = L.Reshape((1, 12))(y := keras.Input((12,)))
+    frames = L.TimeDistributed(decoder)(L.TimeDistributed(encoder)(frames))
+    return keras.Model(y, L.Dense(3)(L.Flatten()(frames)))
+
+
 @pytest.mark.parametrize(
     ("inner", "around"),
-    [(sequential, in_a_row), (functional, called_twice), (functional, inside_another)],
+    [
+        (sequential, in_a_row),
+        (functional, called_twice),
+        (functional, inside_another),
+        (sequential, in_a_wrapper),
+        (functional, deep_in_a_wrapper),
+    ],
 )
 def test_models_inside_stay_the_objects_they_were(inner, around, tmp_path):
     keras.utils.set_random_seed(0)
@@ -103,7 +121,7 @@ def test_models_inside_stay_the_objects_they_were(inner, around, tmp_path):
         rebuild_in_place(plan_rebuild(groups, groups.survivors(keep)))
         np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-5, atol=1e-6)
         is_whole()
-    assert encoder.predict(x, verbose=0).shape[1] == encoder.output.shape[1] == 4
+    assert encoder.predict(x, verbose=0).shape[1] == encoder.outputs[0].shape[1] == 4
     former.come_back(values)
     is_whole()
     np.testing.assert_allclose(model.predict(x, verbose=0), before, rtol=1e-5, atol=1e-6)

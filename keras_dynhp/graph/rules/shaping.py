@@ -192,18 +192,27 @@ def pad(call):
     return call.inputs[0]
 
 
-@rule_for("Tile", "Repeat", "Roll")
+@rule_for("Tile", "Repeat")
 def positions_only(call):
-    """Copies or shifts positions; along the channels' axis that could not be undone by counting."""
+    """Copies positions; along the channels' axis that could not be undone by counting."""
     labels = call.inputs[0]
     axes = lb.varying(labels)
     grown = len(call.output_shapes[0]) - labels.ndim
     wide = labels.reshape((1,) * grown + labels.shape)
     same = all(call.output_shapes[0][axis + grown] == call.input_shapes[0][axis] for axis in axes)
-    rolled = hasattr(call.layer, "shift") and axes
-    if not same or rolled:
-        return call.barrier("copies or shifts channels")
+    if not same:
+        return call.barrier("copies channels")
     return wide
+
+
+@rule_for("Roll")
+def roll(call):
+    """Shifts positions; of channels, those that go would be missing from the shift."""
+    labels, axis = call.inputs[0], call.layer.axis
+    shifted = range(labels.ndim) if axis is None else np.atleast_1d(axis) % labels.ndim
+    if set(shifted) & set(lb.varying(labels)):
+        return call.barrier("shifts channels")
+    return labels
 
 
 @rule_for("Stack")
