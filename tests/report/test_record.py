@@ -99,14 +99,14 @@ def test_groups_that_are_frozen_meanwhile_have_the_widths_that_they_had():
     layers = [keras.layers.Dense(16, "relu", name=name) for name in "abc"]
     model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    hp = dynhp.PruneAndRebuild(target=dynhp.Target(compression=3), schedule=lambda progress: 0.4)
+    hp = dynhp.PruneAndRebuild(target=dynhp.Target(compression=3), schedule=lambda progress: 0.7)
     random = np.random.default_rng(0)
     x, y = random.normal(size=(64, 8)), random.normal(size=(64, 1))
     model.fit(x, y, epochs=2, callbacks=[hp], verbose=0)
     for name in "ab":
         model.get_layer(name).trainable = False
     model.compile("adam", "mse")
-    hp.schedule = lambda progress: 0.7
+    hp.schedule = lambda progress: 0.9
     model.fit(x, y, epochs=2, callbacks=[hp], verbose=0)
     widths = {name: model.get_layer(name).units for name in "abc"}
     assert 1 < widths["a"] < 16 and hp.report.after["widths"] == widths
