@@ -93,7 +93,7 @@ def _call_instead(old: keras.Model, made: keras.Model, graphs: list[keras.Model]
         )
         for holder in {id(one): one for one in (functional, graph)}.values():
             if holder._layers is not holder._tracker.config["layers"][1]:
-                holder.__dict__["_layers"] = exchanged(holder._layers)
+                _set_untracked(holder, "_layers", exchanged(holder._layers))
 
 
 def _wrap_instead(old: keras.Model, made: keras.Model, operation) -> None:
@@ -107,7 +107,7 @@ def _wrap_instead(old: keras.Model, made: keras.Model, operation) -> None:
         operation._tracker.lock()
         _set_untracked(operation, "layer", old)
         if operation._layers is not operation._tracker.config["layers"][1]:  # before Keras 3.15
-            operation.__dict__["_layers"] = [old]
+            _set_untracked(operation, "_layers", [old])
 
 
 def _nodes_of(operation) -> dict:
@@ -148,7 +148,7 @@ def _adopt_graph(model: keras.Model, new: keras.Model, pairs: _Pairs) -> None:
         for layer in [*new.layers, *extra]:
             model._tracker.add_to_store("layers", layer)
         if model._layers is not tracked:  # before Keras 3.15
-            model.__dict__["_layers"] = list(new.layers)
+            _set_untracked(model, "_layers", list(new.layers))
         _replace_attributes(model, {id(old): successor for old, successor in pairs})
     forget_compiled_steps(model)
     if hasattr(model, "_compiled_trainable_state"):

