@@ -37,7 +37,7 @@ def test_a_model_that_nobody_holds(model):
 
 def test_a_model_whose_constructor_failed(model):
     with pytest.raises(ValueError) as error:
-        keras.Sequential([model.layers[0], "no layer"])
+        keras.Sequential([model.layers[0], L.Dense(3)], name="no/name")
     assert models_beside(model) == []
     assert error.traceback  # which holds what there is of it
 
