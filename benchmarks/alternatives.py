@@ -32,7 +32,7 @@ class Scale(Magnitude):
 class EngineWithoutTrials(Engine):
     """What is due goes at once, at the end of the interval in which it came to be due."""
 
-    def mask_next(self, fraction: float) -> None:
+    def mask_next(self, fraction: float, pace: float = 1.0) -> None:
         """Nothing is masked."""
 
     def _is_on_trial(self, name: str) -> np.ndarray:

@@ -165,6 +165,9 @@ class DynHP(PruneAndRebuild):
         if self.budget is not None:
             self.budget = Budget(self.budget.limit)
 
+    def _pace(self) -> float:
+        return self._data.pace
+
     def _let_go(self) -> None:
         self._left_off = self.model.optimizer, self._rates.get_state()
         self._rates.remove()

@@ -159,7 +159,7 @@ class PruneAndRebuild(keras.callbacks.Callback):
             fraction = self._fraction(epoch + self.every)
             if self._guard is not None:
                 fraction = self._guard.on_trial(fraction)
-            self._engine.mask_next(fraction)
+            self._engine.mask_next(fraction, self._pace())
 
     def on_epoch_end(self, epoch, logs=None):
         self._check_unchanged()
@@ -185,6 +185,10 @@ class PruneAndRebuild(keras.callbacks.Callback):
 
     def _begin_anew(self) -> None:
         """Forget what was learned in training another model."""
+
+    def _pace(self) -> float:
+        """How large the steps of the epoch that begins are, by their samples."""
+        return 1.0
 
     def _let_go(self) -> None:
         """The fit is over, or was interrupted: leave nothing of ours in the model."""

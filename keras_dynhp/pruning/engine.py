@@ -95,7 +95,9 @@ class Engine:
         self._meter: GateMeter | None = None
         self._trial: Fading | None = None
         self._acquitted: Originals = []  # weights of a trial that is over, to come back
-        self._interval = 0  # how many updates the last pruning interval had
+        # How many updates the last pruning interval had, were each as large as `_pace` says.
+        self._interval = 0.0
+        self._pace = 1.0
         self._began = 0  # ... and the optimizer's count at the beginning of this one
         self._unhook: list[Callable[[], None]] = []
         self.optimizer = model.optimizer
@@ -168,8 +170,15 @@ class Engine:
         self._disarm()
         renew_train_step(self.model)
 
-    def mask_next(self, fraction: float) -> None:
-        """Put on trial what would have to go to be at `fraction`; earlier trials are over."""
+    def mask_next(self, fraction: float, pace: float = 1.0) -> None:
+        """Put on trial what would have to go to be at `fraction`; earlier trials are over.
+
+        Args:
+            fraction: of the way to the target.
+            pace: how large the steps of this interval are, by the samples in them: a trial must
+                be over when its interval is, also where the batch has just grown.
+        """
+        self._pace = pace
         on_trial = self._trial is not None
         self._acquit()
         chosen = None
@@ -179,8 +188,7 @@ class Engine:
             )
             chosen = {name: mask for name, mask in masks.items() if not mask.all()}
         if chosen:
-            steps = self._interval or max(1, self._updates() - self._began)
-            self._trial = Fading(self.groups, chosen, self.model.optimizer, steps)
+            self._trial = Fading(self.groups, chosen, self.model.optimizer, self._trial_steps())
         if chosen or on_trial:
             self._hook(self._means(), self._steps())
 
@@ -190,7 +198,9 @@ class Engine:
         Of the neurons due, those that were on trial go; on arrival (fraction 1) all of them do.
         """
         means = self._means()
-        self._interval, self._began = self._updates() - self._began, self._updates()
+        updates = self._updates() - self._began
+        if updates:
+            self._interval, self._began = updates * self._pace, self._updates()
         self._scores = self.criterion.scores(self.groups, means)
         if fraction <= 0:
             return 0
@@ -234,6 +244,11 @@ class Engine:
         restore(averages_of(self.model.optimizer, self._acquitted))
         self._acquitted = []
 
+    def _trial_steps(self) -> int:
+        """How many updates a trial that begins now is expected to last."""
+        interval = self._interval or self._updates() - self._began
+        return max(1, round(interval / self._pace))
+
     def _updates(self) -> int:
         """How often the optimizer has updated the weights."""
         return int(self.model.optimizer.iterations.numpy())
@@ -257,7 +272,7 @@ class Engine:
             "scores": self.numbering.by_origin(self._scores),
             "masks": self.numbering.by_origin(masks),
             "originals": [[position[id(variable)], *rest] for variable, *rest in originals],
-            "interval": [self._interval, self._updates() - self._began],
+            "interval": [self._interval, self._updates() - self._began, self._pace],
             "criterion": self.criterion.get_state(),
         }
 
@@ -293,15 +308,15 @@ class Engine:
             (variables[number], values, where.astype(bool))
             for number, values, where in state["originals"]
         ]
-        self._interval, since = (int(count) for count in state["interval"])
-        self._began = self._updates() - since
+        self._interval, since, self._pace = (float(number) for number in state["interval"])
+        self._began = self._updates() - int(since)
         masks = {
             name: mask.astype(bool)
             for name, mask in self.numbering.from_origin(state["masks"], self.groups).items()
         }
         if masks:
             self._trial = Fading(
-                self.groups, masks, self.model.optimizer, self._interval, self._acquitted
+                self.groups, masks, self.model.optimizer, self._trial_steps(), self._acquitted
             )
             self._acquitted = []
         self.criterion.set_state(state["criterion"])

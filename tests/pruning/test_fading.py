@@ -91,3 +91,43 @@ def test_what_comes_back_follows_a_rebuild():
     originals = [(kernel, np.arange(6.0) + 50, where)]
     restore(follow_rebuild(originals, {id(kernel): move}))
     np.testing.assert_array_equal(smaller, [[0, 0], [0, 0], [53, 55]])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Jump(dynhp.BatchRule):
+    """Four times as large with each epoch."""
+
+    def __call__(self, context):
+        return 4 * context.current
+
+
+class Trials(keras.callbacks.Callback):
+    """What trials leave of weights, at the end of each epoch's last step."""
+
+    def __init__(self, hp):
+        super().__init__()
+        self.hp, self.left = hp, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        trial = self.hp._engine._trial
+        if trial is not None and batch + 1 == self.params["steps"]:
+            now = [np.asarray(variable)[where] for variable, _, where in trial.originals()]
+            before = [values for _, values, _ in trial.originals()]
+            self.left.append(np.concatenate(now) / np.concatenate(before))
+
+
+def test_a_trial_is_over_with_its_epoch_though_the_batch_has_grown():
+    """The validated network is the one that remains: what goes has faded until then."""
+    model, _ = model_and_groups()
+    model.compile(keras.optimizers.SGD(0.0), "mse")  # nothing but trials changes weights
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(512, 3)), random.normal(size=(512, 2))
+    hp = dynhp.DynHP(
+        target=dynhp.Target(compression=2), batch_size=Jump(), schedule=lambda progress: progress
+    )
+    trials = Trials(hp)
+    told = model.fit(x, y, 8, epochs=4, callbacks=[hp, trials], verbose=0).history
+    assert told["batch_size"] == [8, 32, 128, 512]
+    assert len(trials.left) > 1
+    for left in trials.left:
+        np.testing.assert_allclose(left, LEFT, rtol=1e-3)
