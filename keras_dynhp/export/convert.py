@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_dynhp.export import flatbuffer
 from keras_dynhp.export.data import Samples
 from keras_dynhp.export.operators import MICRO_OPERATORS
+from keras_dynhp.export.plain import device_layers
 from keras_dynhp.export.quiet import captured_stderr
 from keras_dynhp.keras_state import graph
 
@@ -50,18 +51,26 @@ class Converted:
 
 
 def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -> Converted:
-    """The .tflite of a model with static shapes whose dtypes are all float32.
+    """The .tflite of a model: in float32 throughout, its loops over time unrolled if quantized.
+
+    Args:
+        model: a Sequential or Functional Keras 3 model.
+        quantize: None, "int8" or "int16x8".
+        samples: what calibrates it; lengths that the model leaves open are theirs.
 
     Raises:
+        ValueError: naming a layer that has to be made anew for the device, and can't be.
         UnsupportedOperatorError: naming each operator that TensorFlow Lite, or TensorFlow Lite
             Micro, lacks, and the layer it came from.
     """
     scopes = Scopes()
-    function = tf.function(_runner(model, scopes), autograph=False)
+    shapes = samples.shapes if samples else [tensor.shape[1:] for tensor in model.inputs]
+    instead = device_layers(model, shapes, unroll=quantize is not None)
+    function = tf.function(_runner(model, scopes, instead), autograph=False)
     width = len(str(max(len(model.inputs), len(model.outputs))))
     specs = [
-        tf.TensorSpec((1, *tensor.shape[1:]), _device_type(tensor), name=f"input_{number:0{width}}")
-        for number, tensor in enumerate(model.inputs)
+        tf.TensorSpec((1, *shape), _device_type(tensor), name=f"input_{number:0{width}}")
+        for number, (tensor, shape) in enumerate(zip(model.inputs, shapes))
     ]
     concrete = function.get_concrete_function(*specs)
     if quantize:
@@ -81,13 +90,15 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
             converter.inference_input_type = _IO_TYPES[quantize]
         converter.inference_output_type = _IO_TYPES[quantize]
 
+    layers = [one for one in instead.values() if isinstance(one, keras.layers.Layer)]
+    variables = [v.value for holder in (model, *layers) for v in holder.variables]
     try:
-        return run_converter(concrete, [v.value for v in model.variables], configure, scopes)
+        return run_converter(concrete, variables, configure, scopes)
     except ValueError as error:
         refused = re.search(r"16x8-bit not yet supported for op: '(\w+)'", str(error))
         if not refused:
             raise
-        raise _without_int16(refused.group(1), convert(model, None, None)) from error
+        raise _without_int16(refused.group(1), convert(model, None, samples)) from error
 
 
 def run_converter(
@@ -132,8 +143,14 @@ class Scopes:
         return ", ".join(dict.fromkeys(self.names[number] for number in numbers))
 
 
-def _runner(model: keras.Model, scopes: Scopes) -> Callable:
-    """The model as a function in which every call of a layer has a name scope of its own."""
+def _runner(model: keras.Model, scopes: Scopes, instead: dict[int, object]) -> Callable:
+    """The model as a function in which every call of a layer has a name scope of its own.
+
+    Args:
+        model: the model.
+        scopes: where those scopes are numbered.
+        instead: what is called instead of an operation, by its id.
+    """
 
     def walk(functional, inputs, path):
         known = {id(symbol): value for symbol, value in zip(functional.inputs, inputs)}
@@ -148,7 +165,8 @@ def _runner(model: keras.Model, scopes: Scopes) -> Callable:
             else:
                 args, kwargs = graph.fill_in(node, known)
                 with scopes.open(name):
-                    results = keras.tree.flatten(_called(operation, args, kwargs))
+                    called = instead.get(id(operation), operation)
+                    results = keras.tree.flatten(_called(called, args, kwargs))
             known.update((id(s), value) for s, value in zip(graph.output_tensors(node), results))
         return [known[id(symbol)] for symbol in functional.outputs]
 
@@ -162,7 +180,8 @@ def _runner(model: keras.Model, scopes: Scopes) -> Callable:
 
 def _device_type(tensor) -> str:
     """The type of an input in the file: TensorFlow Lite Micro computes with no int64, no uint8."""
-    return {"int64": "int32", "uint8": "float32"}.get(tensor.dtype, tensor.dtype)
+    other = {"int64": "int32", "uint8": "float32", "float16": "float32", "bfloat16": "float32"}
+    return other.get(tensor.dtype, tensor.dtype)
 
 
 def _called(operation, args, kwargs):

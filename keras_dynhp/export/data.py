@@ -26,6 +26,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of one sample for every input."""
+        return [values.shape[1:] for values in self.inputs]
+
     def at(self, index: int) -> list[np.ndarray]:
         """The sample `index` as a batch of one for every input."""
         return [values[index : index + 1] for values in self.inputs]

@@ -71,8 +71,8 @@ def build_report(
 ) -> DeviceReport:
     """The report; where a runtime is missing a note says which `pip install` brings it."""
     notes: list[str] = []
-    macs = count_macs(model)
     inputs, outputs = measure.interface(content)
+    macs = count_macs(model, [info.shape[1:] for info in inputs])
     arena = agreement = fidelity = None
     if tflm.installed():
         arena = tflm.measure_arena(path)

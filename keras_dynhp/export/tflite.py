@@ -16,7 +16,6 @@ from keras_dynhp.export import tflm
 from keras_dynhp.export.convert import Converted, UnsupportedOperatorError, convert
 from keras_dynhp.export.data import Samples
 from keras_dynhp.export.device import build_report
-from keras_dynhp.export.plain import device_copy, with_lengths_of
 from keras_dynhp.export.report import DeviceReport
 from keras_dynhp.keras_state import graph
 
@@ -82,12 +81,11 @@ def export_tflite(
     samples = None
     if representative_data is not None:
         samples = samples_of.read_samples(model, representative_data)
-        model = with_lengths_of(model, samples.inputs)
-    check_model(model)
+    check_model(model, samples)
     doubts = samples_of.warn_about(samples) if quantize else []
 
     def make() -> Converted:
-        return convert(device_copy(model, unroll=quantize is not None), quantize, samples)
+        return convert(model, quantize, samples)
 
     report = write_and_report(path, make, model, samples)
     return replace(report, notes=doubts + report.notes)
@@ -126,11 +124,11 @@ def check_graph(model) -> None:
         )
 
 
-def check_model(model) -> None:
-    """Raise for what can be no file: no Keras 3 graph, dynamic shapes, weights not finite."""
+def check_model(model, samples: Samples | None = None) -> None:
+    """Raise for what can be no file: no Keras 3 graph, open lengths, weights not finite."""
     check_graph(model)
     for tensor in model.inputs:
-        if None in tensor.shape[1:]:
+        if None in tensor.shape[1:] and samples is None:
             raise ValueError(
                 f"the input {tensor.name!r} has the dynamic shape {tensor.shape}: a device needs "
                 "fixed sizes. Give export_tflite representative_data, whose lengths it takes, or "

@@ -18,7 +18,6 @@ from keras_dynhp.export import tflm
 from keras_dynhp.export.convert import convert
 from keras_dynhp.export.data import Samples, read_samples
 from keras_dynhp.export.measure import AGREEMENT_SAMPLES
-from keras_dynhp.export.plain import device_copy
 from keras_dynhp.export.tflite import check_model, export_tflite, named_refusal
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.fit import first_batch, running_fit
@@ -137,7 +136,7 @@ class DeviceProof:
 
 def _measure(model: keras.Model) -> dict[str, int]:
     """Bytes of the int8 file and, where TensorFlow Lite Micro is installed, of its arena."""
-    converted = convert(device_copy(model, unroll=True), "int8", _any_samples(model, _FEW))
+    converted = convert(model, "int8", _any_samples(model, _FEW))
     measured = {"flash": len(converted.content)}
     if tflm.installed():
         with tempfile.TemporaryDirectory() as folder:
