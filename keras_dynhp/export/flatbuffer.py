@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
@@ -72,6 +75,34 @@ def compact(model: schema.ModelT) -> bytes:
     builder.write_vectors(trial.vectors)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def places(model: schema.ModelT, end: str, names: Sequence[str]) -> list[int]:
+    """Where a file has the inputs or outputs of a model, in the model's order.
+
+    The converter may put them in any order; the signature, where there is one, tells which is
+    which: by the names given, or by numbers at the end of its own ("output_1").
+
+    Args:
+        model: the file.
+        end: "inputs" or "outputs".
+        names: the model's names of them.
+    """
+    indices = [int(index) for index in getattr(model.subgraphs[0], end)]
+    if not model.signatureDefs:
+        return list(range(len(indices)))
+    entries = {
+        bytes(entry.name).decode(): entry.tensorIndex
+        for entry in getattr(model.signatureDefs[0], end)
+    }
+    numbers = {name: re.search(r"(\d+)\D*$", name) for name in entries}
+    if set(names) == set(entries):
+        order = list(names)
+    elif all(numbers.values()):
+        order = sorted(entries, key=lambda name: int(numbers[name].group(1)))
+    else:
+        return list(range(len(indices)))
+    return [indices.index(entries[name]) for name in order]
 
 
 def order_interface(model: schema.ModelT) -> None:

@@ -45,9 +45,11 @@ def export_tflite(
         path: the file to write.
         quantize: None keeps float32; "int8" makes weights, activations, input and output int8;
             "int16x8" int8 weights and int16 activations, input and output.
-        representative_data: samples that calibrate the quantization, 100 at least: an array, a
-            list or dict of arrays for several inputs, or a `tf.data.Dataset` of x or `(x, y)`, of
-            which the first 1,000 samples are read. With y (classes) the report has accuracies.
+        representative_data: samples that calibrate the quantization, 100 at least: whatever
+            `model.fit` takes as x. That is an array; a list or dict of arrays for several inputs;
+            a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of x, `(x, y)` or
+            `(x, y, weight)`. The first 1,000 samples are read. With y (classes) the report has
+            accuracies.
 
     Returns:
         A `DeviceReport`.
@@ -78,6 +80,7 @@ def export_tflite(
             f"quantize={quantize!r} needs representative_data: a few hundred samples from which "
             "the ranges of the activations are read."
         )
+    check_place(path)
     samples = None
     if representative_data is not None:
         samples = samples_of.read_samples(model, representative_data)
@@ -142,9 +145,17 @@ def check_model(model, samples: Samples | None = None) -> None:
             )
 
 
-@contextlib.contextmanager
-def _written_whole(path: str):
-    """A temporary file beside `path` that takes its place at the end, or leaves no trace."""
+def check_place(path: str) -> None:
+    """Raise where a file cannot be written.
+
+    Raises:
+        OSError: saying what is in the way.
+    """
+    os.unlink(_temporary(path))
+
+
+def _temporary(path: str) -> str:
+    """An empty file beside `path`, which it can take the place of."""
     path = os.path.abspath(os.fspath(path))
     folder = os.path.dirname(path)
     if os.path.isdir(path):
@@ -155,8 +166,15 @@ def _written_whole(path: str):
         raise type(error)(
             error.errno, f"cannot write into {folder!r} ({error.strerror}): choose another path"
         ) from error
+    os.close(handle)
+    return temporary
+
+
+@contextlib.contextmanager
+def _written_whole(path: str):
+    """A temporary file beside `path` that takes its place at the end, or leaves no trace."""
+    temporary = _temporary(path)
     try:
-        os.close(handle)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)

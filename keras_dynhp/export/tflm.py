@@ -47,8 +47,8 @@ def measure_arena(path: str) -> int:
     return int(_probe(path, str(len(inputs))))
 
 
-def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> np.ndarray:
-    """The first output of every sample, in the file's own number type.
+def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> list[np.ndarray]:
+    """Every output of every sample, in the file's own number types.
 
     Args:
         path: a .tflite file.
@@ -58,9 +58,11 @@ def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         given, made = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
         np.savez(given, **{f"input_{number}": values for number, values in enumerate(inputs)})
-        _probe(path, str(arena_bytes), given, made)
+        with open(path, "rb") as file:
+            count = len(flatbuffer.read(file.read()).subgraphs[0].outputs)
+        _probe(path, str(arena_bytes), given, made, str(count))
         with np.load(made) as stored:
-            return stored["output_0"]
+            return [stored[f"output_{number}"] for number in range(count)]
 
 
 def _probe(path: str, *arguments: str) -> str:

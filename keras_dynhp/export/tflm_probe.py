@@ -1,8 +1,8 @@
 """Runs in a child process: TensorFlow Lite Micro on one model. Never imports TensorFlow.
 
 `python tflm_probe.py MODEL NUM_INPUTS` prints the smallest arena that runs, `python tflm_probe.py
-MODEL ARENA_BYTES INPUTS.npz OUTPUTS.npz` runs samples. What the runtime says goes to stderr. Every
-try at an arena is a fork of its own: too small an arena may crash.
+MODEL ARENA_BYTES INPUTS.npz OUTPUTS.npz NUM_OUTPUTS` runs samples. What the runtime says goes to
+stderr. Every try at an arena is a fork of its own: too small an arena may crash.
 """
 
 import os
@@ -72,22 +72,25 @@ def run_once(path: str, arena_bytes: int, num_inputs: int) -> tuple[int, str]:
         return status, said.read().decode(errors="replace")
 
 
-def run(path: str, arena_bytes: int, inputs_path: str, outputs_path: str) -> None:
-    """First output of every sample."""
+def run(path: str, arena_bytes: int, inputs_path: str, outputs_path: str, count: int) -> None:
+    """Every one of `count` outputs of every sample."""
     interpreter = runtime.Interpreter.from_file(path, arena_size=arena_bytes)
     with np.load(inputs_path) as stored:
         inputs = [stored[f"input_{number}"] for number in range(len(stored.files))]
-    outputs = []
+    outputs = [[] for _ in range(count)]
     for index in range(len(inputs[0])):
         for number, values in enumerate(inputs):
             interpreter.set_input(values[index : index + 1], number)
         interpreter.invoke()
-        outputs.append(interpreter.get_output(0).copy())
-    np.savez(outputs_path, output_0=np.concatenate(outputs))
+        for number, rows in enumerate(outputs):
+            rows.append(np.atleast_1d(interpreter.get_output(number).copy()))
+    np.savez(
+        outputs_path, **{f"output_{n}": np.concatenate(rows) for n, rows in enumerate(outputs)}
+    )
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(smallest_arena(sys.argv[1], int(sys.argv[2])))
     else:
-        run(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])
+        run(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))

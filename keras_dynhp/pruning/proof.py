@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -177,7 +178,7 @@ def _any_samples(model: keras.Model, count: int) -> Samples:
 
 
 def samples_of_fit(model: keras.Model) -> Samples | None:
-    """Inputs from the data of the running `fit`; None where they cannot be read once more."""
+    """Inputs from the data of the running `fit`; None, with a warning, where that fails."""
     fit = running_fit(model)
     x = fit.arguments["x"]
     try:
@@ -188,7 +189,13 @@ def samples_of_fit(model: keras.Model) -> Samples | None:
             x = keras.utils.unpack_x_y_sample_weight(batch)[0]
         few = keras.tree.map_structure(lambda values: np.asarray(values[:AGREEMENT_SAMPLES]), x)
         return read_samples(model, few, AGREEMENT_SAMPLES)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        warnings.warn(
+            f"the data of fit cannot calibrate the int8 network ({error}): random numbers do, so "
+            "what the report says of its outputs means little.",
+            UserWarning,
+            stacklevel=2,
+        )
         return None
 
 

@@ -44,8 +44,8 @@ def test_every_runtime_computes_the_same(files):
         for kernels in litert.KERNELS:
             interpreter = litert.make_interpreter(path.read_bytes(), kernels)
             given = litert.quantize(x, interpreter.get_input_details()[0])
-            outputs.append(litert.run_raw(interpreter, [given]))
-        outputs.append(tflm.run(str(path), [given], arena))
+            outputs += litert.run_raw(interpreter, [given])
+        outputs += tflm.run(str(path), [given], arena)
     half = len(outputs) // 2
     for old, new in zip(outputs[:half], outputs[half:], strict=True):
         np.testing.assert_array_equal(old, new)

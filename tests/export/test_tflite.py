@@ -172,7 +172,7 @@ def test_a_runtime_that_computes_something_else_is_warned_of(path, monkeypatch):
     model = dense_net()
     x = networks.samples(model, 200)
     run = tflm.run
-    monkeypatch.setattr(tflm, "run", lambda *args: run(*args) ^ 64)
+    monkeypatch.setattr(tflm, "run", lambda *args: [values ^ 64 for values in run(*args)])
     with pytest.warns(UserWarning, match="one of the two computes an operator wrongly"):
         report = export_tflite(model, path, "int8", x)
     assert report.agreement.worst >= 64
@@ -254,8 +254,13 @@ def test_doubtful_data_warns_with_numbers(path):
 
 def test_an_unwritable_place_is_known_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "_runner", lambda *_: pytest.fail("converted"))
+
+    def data():
+        pytest.fail("read")
+        yield
+
     with pytest.raises(FileNotFoundError, match="choose another path"):
-        export_tflite(dense_net(), str(tmp_path / "nowhere" / "model.tflite"))
+        export_tflite(dense_net(), str(tmp_path / "nowhere" / "model.tflite"), "int8", data())
     with pytest.raises(IsADirectoryError, match="name of a file"):
         export_tflite(dense_net(), str(tmp_path))
     (tmp_path / "file").write_text("")
