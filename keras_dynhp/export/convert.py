@@ -36,9 +36,10 @@ class UnsupportedOperatorError(ValueError):
 
 @dataclass(frozen=True)
 class Origin:
-    """An operator of the file, and the layers that it came from."""
+    """An operator of the file, its place in its subgraph, and the layers that it came from."""
 
     name: str
+    number: int
     origin: str
     floating: bool
 
@@ -244,14 +245,22 @@ def _explained(error: Exception, traced: tf.Graph, scopes: Scopes) -> Exception:
             f"TensorFlow's converter failed: {first[0] if first else type(error).__name__}"
         )
     found = {}
+    functions = {one.signature.name: one for one in traced.as_graph_def().library.function}
     for kind in kinds:
-        names = [op.name for op in traced.get_operations() if op.type == kind]
-        found[kind] = scopes.layers_in(" ".join(names)) or "an unnamed layer"
+        names = [op.name for op in traced.get_operations() if _runs(op, kind, functions)]
+        found[kind] = scopes.layers_in(" ".join(f"{name}/" for name in names)) or "an unnamed layer"
     listed = "; ".join(f"{operator} of layer {layer}" for operator, layer in found.items())
     return UnsupportedOperatorError(
         f"TensorFlow Lite has no builtin operator for: {listed}. Replace what the layer computes "
         "by operations that TensorFlow Lite has, or compute it outside the model."
     )
+
+
+def _runs(operation, kind: str, functions: dict) -> bool:
+    """Whether an operation of a graph is of a kind, or has one inside it, as a loop has."""
+    node = getattr(operation, "node_def", operation)
+    called = [functions[v.func.name] for v in node.attr.values() if v.func.name in functions]
+    return node.op == kind or any(_runs(one, kind, functions) for f in called for one in f.node_def)
 
 
 def _without_int16(name: str, in_float: Converted) -> UnsupportedOperatorError:
@@ -268,13 +277,17 @@ def _checked(content: bytes, scopes: Scopes) -> Converted:
     model = flatbuffer.read(content)
     operators = []
     last = scopes.names[-1] if scopes.names else ""
-    for subgraph in model.subgraphs:
-        for operator in subgraph.operators or []:
+    loops: dict[int, str] = {}  # the subgraphs that an operator calls, and where that is
+    for place, subgraph in enumerate(model.subgraphs):
+        for number, operator in enumerate(subgraph.operators or []):
             tensors = [subgraph.tensors[index] for index in operator.outputs]
             names = " ".join(flatbuffer.tensor_name(tensor) for tensor in tensors)
             floating = any(flatbuffer.type_name(tensor) == "float32" for tensor in tensors)
             name = flatbuffer.operator_name(model, operator)
-            operators.append(Origin(name, scopes.layers_in(names) or last, floating))
+            origin = loops.get(place) or scopes.layers_in(names) or last
+            inside = f"{origin} (inside its {name})" if place == 0 else origin
+            loops.update(dict.fromkeys(flatbuffer.called_subgraphs(operator), inside))
+            operators.append(Origin(name, number, origin, floating))
     if not operators:
         raise ValueError(
             "the model computes nothing: its outputs are its inputs, so no file is made."

@@ -40,6 +40,14 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     return _OPERATOR_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
+def called_subgraphs(operator: schema.OperatorT) -> list[int]:
+    """The subgraphs that an operator runs: condition and body of a loop, branches."""
+    options = operator.builtinOptions
+    names = ("cond", "body", "then", "else")
+    found = (getattr(options, f"{name}SubgraphIndex", None) for name in names)
+    return [index for index in found if index is not None]
+
+
 def type_name(tensor: schema.TensorT) -> str:
     """The dtype of a tensor: "int8"."""
     return _TYPE_NAMES[tensor.type]

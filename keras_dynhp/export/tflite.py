@@ -194,12 +194,17 @@ def _report(path: str, converted, model, samples) -> DeviceReport:
 
 def named_refusal(error: tflm.MicroRuntimeError, converted: Converted) -> UnsupportedOperatorError:
     """What TensorFlow Lite Micro refuses, traced to the layer it came from."""
-    if error.node is None or error.node >= len(converted.operators):
+    # The runtime does not say in which subgraph it counts.
+    found = [
+        operator.origin
+        for operator in converted.operators
+        if (operator.name, operator.number) == (error.operator, error.number)
+    ]
+    if not found:
         return UnsupportedOperatorError(str(error))
-    refused = converted.operators[error.node]
     return UnsupportedOperatorError(
-        f"TensorFlow Lite Micro refuses the operator {refused.name} of layer "
-        f"{refused.origin}: {error}"
+        f"TensorFlow Lite Micro refuses the operator {error.operator} of layer "
+        f"{' or '.join(dict.fromkeys(found))}: {error}"
     )
 
 

@@ -116,7 +116,7 @@ def test_a_refusal_names_operator_and_layer(path):
     x = layers.Dense(4, name="dense")(inputs)
     x = layers.Dense(4, name="dense_1")(x)
     odd = layers.Lambda(lambda t: tf.math.erfinv(t), name="odd_one")
-    model = keras.Model(inputs, layers.Dense(2)(odd(x)))
+    model = keras.Model(inputs, layers.Dense(2, name="last")(odd(x)))
     with pytest.raises(convert.UnsupportedOperatorError, match=r"Erfinv of layer odd_one\b"):
         export_tflite(model, path)
     # TensorFlow Lite has this one, TensorFlow Lite Micro has not.
@@ -130,9 +130,32 @@ def test_what_the_runtime_refuses_names_operator_and_layer(path):
     # The converter quantizes EXP; TensorFlow Lite Micro has it for float32 only.
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.Dense(2)(ops.exp(layers.Dense(4)(inputs))))
-    with pytest.raises(convert.UnsupportedOperatorError, match=r"operator EXP of layer exp"):
+    with pytest.raises(
+        convert.UnsupportedOperatorError, match=r"EXP of layer exp: .*another `quan"
+    ):
         export_tflite(model, path, "int8", networks.samples(model, 100))
     assert os.listdir(os.path.dirname(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (lambda x: tf.cast(tf.cast(x, tf.int32) // 2, tf.float32), "FLOOR_DIV of layer looping "),
+        (lambda x: tf.math.top_k(x, 8)[0], "TOPK_V2 of layer looping "),
+        (tf.math.erfinv, "Erfinv of layer looping"),
+    ],
+)
+def test_what_is_refused_inside_a_loop_is_named(step, named, path):
+    def three_times(x):
+        return ops.while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, step(x)), (0, x))[1]
+
+    inputs = keras.Input((8,))
+    x = layers.Dense(8, name="first")(inputs)
+    x = layers.Lambda(three_times, output_shape=(8,), name="looping")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="last")(x))
+    with pytest.raises(convert.UnsupportedOperatorError, match=named) as refused:
+        export_tflite(model, path)
+    assert "outside the model" in str(refused.value)
 
 
 def test_what_has_no_integer_form_is_said(path):
