@@ -361,3 +361,26 @@ def test_an_export_is_quiet_and_the_probe_loads_no_tensorflow(tmp_path, start_al
         "assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_an_arena_in_which_the_runtime_never_comes_back_is_too_small(tmp_path):
+    """Such as where the counter of a loop was overwritten."""
+    fake = (
+        "import os, sys, types\n"
+        "class Interpreter:\n"
+        "    def __init__(self, size): self.size = size\n"
+        "    from_file = classmethod(lambda cls, path, arena_size: cls(arena_size))\n"
+        "    def invoke(self):\n"
+        "        while self.size < 1000: pass\n"
+        "    def print_allocations(self): os.write(2, b'Arena allocation total 992 bytes')\n"
+        "runtime = types.SimpleNamespace(Interpreter=Interpreter)\n"
+        "name = 'tflite_micro.python.tflite_micro'\n"
+        "sys.modules[name] = types.SimpleNamespace(runtime=runtime)\n"
+        "sys.modules['tflite_micro'] = sys.modules['tflite_micro.python'] = types.ModuleType('')\n"
+        "sys.argv, sys.path = ['', 'm.tflite', '0'], ['', *sys.path]\n"
+        f"exec(open({tflm._PROBE!r}).read())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", fake], cwd=tmp_path, check=True, capture_output=True, timeout=60
+    )
+    assert int(done.stdout) == 1000
