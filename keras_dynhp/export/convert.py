@@ -53,7 +53,7 @@ class Converted:
 
 
 def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -> Converted:
-    """The .tflite of a model: in float32 throughout, its loops over time unrolled if quantized.
+    """The .tflite of a model: in float32 throughout, its loops over time unrolled if need be.
 
     Args:
         model: a Sequential or Functional Keras 3 model.
@@ -277,6 +277,7 @@ def _checked(content: bytes, scopes: Scopes) -> Converted:
     model = flatbuffer.read(content)
     operators = []
     last = scopes.names[-1] if scopes.names else ""
+    unsized: list[str] = []
     loops: dict[int, str] = {}  # the subgraphs that an operator calls, and where that is
     for place, subgraph in enumerate(model.subgraphs):
         for number, operator in enumerate(subgraph.operators or []):
@@ -288,6 +289,8 @@ def _checked(content: bytes, scopes: Scopes) -> Converted:
             inside = f"{origin} (inside its {name})" if place == 0 else origin
             loops.update(dict.fromkeys(flatbuffer.called_subgraphs(operator), inside))
             operators.append(Origin(name, number, origin, floating))
+            if any(map(flatbuffer.has_open_size, tensors)):
+                unsized.append(f"{name} of layer {origin}")
     if not operators:
         raise ValueError(
             "the model computes nothing: its outputs are its inputs, so no file is made."
@@ -300,6 +303,13 @@ def _checked(content: bytes, scopes: Scopes) -> Converted:
             f"TensorFlow Lite Micro has no operator for: {'; '.join(dict.fromkeys(missing))}. "
             "Replace what the layer computes by operations that it has "
             "(keras_dynhp.export.operators.MICRO_OPERATORS), or compute it outside the model."
+        )
+    if unsized:
+        raise UnsupportedOperatorError(
+            f"the size of what these make is known only when they run: "
+            f"{'; '.join(dict.fromkeys(unsized))}. TensorFlow Lite Micro fixes all sizes before. "
+            "Take sizes from shapes that are known, unroll a loop that collects what it makes, or "
+            "compute it outside the model."
         )
     flatbuffer.order_interface(model)
     return Converted(flatbuffer.compact(model), operators)

@@ -53,6 +53,11 @@ def type_name(tensor: schema.TensorT) -> str:
     return _TYPE_NAMES[tensor.type]
 
 
+def has_open_size(tensor: schema.TensorT) -> bool:
+    """Whether only the running network knows how large a tensor is."""
+    return tensor.shapeSignature is not None and -1 in tensor.shapeSignature
+
+
 def tensor_name(tensor: schema.TensorT) -> str:
     """The name that the converter gave a tensor."""
     return "" if tensor.name is None else bytes(tensor.name).decode()
@@ -125,7 +130,7 @@ def order_interface(model: schema.ModelT) -> None:
 
 def _strip(tensor: schema.TensorT) -> None:
     tensor.name = None
-    if tensor.shapeSignature is not None and -1 not in tensor.shapeSignature:
+    if not has_open_size(tensor):
         tensor.shapeSignature = None
     quantization = tensor.quantization
     if quantization is not None:

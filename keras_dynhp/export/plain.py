@@ -22,7 +22,8 @@ def device_layers(model: keras.Model, shapes, unroll: bool) -> dict[int, object]
     Args:
         model: a Sequential or Functional Keras 3 model.
         shapes: for each input the shape of one sample, or None where the inputs have fixed ones.
-        unroll: whether loops over time become straight lines, as the quantizer needs.
+        unroll: whether all loops over time become straight lines, as the quantizer needs;
+            otherwise those do that return every step.
 
     Raises:
         ValueError: naming the layer that has to be made anew and can't be, and why it has to; or
@@ -69,10 +70,20 @@ def _reasons(layer: keras.layers.Layer, unroll: bool) -> list[str]:
 def _needs(layer: keras.layers.Layer, unroll: bool):
     if {layer.compute_dtype, layer.variable_dtype} & _HALF:
         yield "the device computes in float32, not in half precision"
-    if unroll and isinstance(layer, keras.layers.RNN) and not layer.unroll:
-        yield "the quantizer needs its loop over time unrolled"
+    if _is_loop(layer, unroll):
+        yield "its loop over time has to be unrolled"
     if _has_dropout(layer):
         yield "the device draws no dropout masks"
+
+
+def _is_loop(layer: keras.layers.Layer, unroll: bool) -> bool:
+    """Whether it has a loop over time that the device cannot run.
+
+    One that returns every step puts them together from slices whose sizes only the running loop
+    knows: TensorFlow Lite Micro, which fixes all sizes before, computes nonsense or never ends.
+    """
+    is_recurrent = isinstance(layer, keras.layers.RNN)
+    return is_recurrent and not layer.unroll and (unroll or layer.return_sequences)
 
 
 def _has_dropout(layer: keras.layers.Layer) -> bool:
@@ -88,8 +99,8 @@ def _for_device(old: keras.layers.Layer, call: Call, unroll: bool) -> keras.laye
     try:
         new = made_anew(old, _in_float32)
         for layer in new._flatten_layers():
-            if isinstance(layer, keras.layers.RNN):
-                layer.unroll = unroll or layer.unroll
+            if _is_loop(layer, unroll):
+                layer.unroll = True
             if _has_dropout(layer):
                 layer.dropout = layer.recurrent_dropout = 0.0
         tensors = iter(call.inputs)

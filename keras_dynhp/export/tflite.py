@@ -37,7 +37,8 @@ def export_tflite(
     The file takes a batch of one, has builtin operators only, and is the same to the byte
     whenever it is made from the same model and data. It appears at `path` when it is complete and
     TensorFlow Lite Micro (where installed) has run it; otherwise nothing appears. Half-precision
-    models are exported in float32; loops over time are unrolled where they are quantized.
+    models are exported in float32; loops over time are unrolled where they are quantized or return
+    every step.
 
     Args:
         model: a built Sequential or Functional Keras 3 model. A length that its inputs leave open

@@ -111,6 +111,32 @@ def test_recurrent_layers_are_unrolled_where_they_are_quantized(path):
     assert not model.layers[2].unroll
 
 
+def test_a_loop_that_returns_every_step_is_right_on_the_device(path):
+    """TensorFlow Lite Micro has no sizes that change; the last step alone needs none."""
+    inputs = keras.Input((20, 4))
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(inputs)
+    model = keras.Model(inputs, layers.LSTM(4)(layers.LSTM(5, return_sequences=True)(x)))
+    report = export_tflite(model, path, None, networks.samples(model, 20))
+    assert report.agreement.worst < 1e-5 and report.fidelity.worst_difference < 1e-5
+    assert sum(op.count for op in report.ops if op.name == "WHILE") == 1
+
+
+def test_sizes_that_only_the_running_network_knows_are_refused(path):
+    inputs = keras.Input((8,))
+    some = layers.Lambda(lambda x: tf.boolean_mask(x, x > 0), output_shape=(), name="some")
+    model = keras.Model(inputs, ops.sum(some(inputs), keepdims=True))
+    with pytest.raises(convert.UnsupportedOperatorError, match="of layer some"):
+        export_tflite(model, path)
+    part = layers.Lambda(
+        lambda x: x[:, : tf.cast(x[0, 0], tf.int32)], output_shape=(8,), name="part"
+    )
+    model = keras.Model(inputs, layers.Lambda(lambda x: 2 * x, name="twice")(part(inputs)))
+    with pytest.raises(
+        convert.UnsupportedOperatorError, match=r"STRIDED_SLICE of layer part.*befo"
+    ):
+        export_tflite(model, path)
+
+
 def test_a_refusal_names_operator_and_layer(path):
     inputs = keras.Input((8,))
     x = layers.Dense(4, name="dense")(inputs)
