@@ -126,6 +126,13 @@ def check_graph(model) -> None:
             "Sequential and Functional models can be. Give it a keras.Input, or write it with the "
             "functional API."
         )
+    for one in (*graph.models_inside(model), model):
+        if graph.has_own_call(one):
+            raise ValueError(
+                f"{one.name!r} ({type(one).__name__}) has a call() of its own, and a graph that "
+                "may compute something else, which is what would be exported. Write what call() "
+                "does with the functional API."
+            )
 
 
 def check_model(model, samples: Samples | None = None) -> None:

@@ -241,6 +241,11 @@ def test_a_loop_that_cannot_be_unrolled_is_refused(path):
         export_tflite(model, path, "int8", networks.samples(model, 100))
 
 
+class Twice(keras.Model):
+    def call(self, x, training=None, mask=None):
+        return 2 * super().call(x)
+
+
 def test_bad_models(path):
     with pytest.raises(TypeError, match=r"keras\.Model"):
         export_tflite(layers.Dense(3), path)
@@ -251,6 +256,8 @@ def test_bad_models(path):
     inputs = keras.Input((3,))
     with pytest.raises(ValueError, match="computes nothing"):
         export_tflite(keras.Model(inputs, layers.Dropout(0.5)(inputs)), path)
+    with pytest.raises(ValueError, match=r"'inner' \(Twice\) has a call\(\) of its own"):
+        export_tflite(keras.Sequential([inputs, Twice(inputs, inputs + 1, name="inner")]), path)
     model = dense_net()
     with pytest.raises(ValueError, match="int4"):
         export_tflite(model, path, "int4")
