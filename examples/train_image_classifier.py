@@ -146,7 +146,8 @@ def measure(model: keras.Model, data: Data, path: Path) -> tuple[dict, dynhp.Dev
         "test_accuracy_int8": None,
     }
     if litert.installed():
-        guesses = litert.run(litert.make_interpreter(path.read_bytes()), [data.x_test]).argmax(-1)
+        outputs = litert.run(litert.make_interpreter(path.read_bytes()), [data.x_test])
+        guesses = outputs[0].argmax(-1)
         figures["test_accuracy_int8"] = float((guesses == data.y_test).mean())
     return figures, device
 

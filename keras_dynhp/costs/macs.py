@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers
@@ -15,7 +15,7 @@ _LAYER_RULES: dict[type, Callable] = {}
 _OPERATION_RULES: dict[str, Callable] = {}
 
 
-def count_macs(model: keras.Model) -> int:
+def count_macs(model: keras.Model, samples: Sequence[tuple[int | None, ...]] | None = None) -> int:
     """Multiply-accumulates of one forward pass of one sample.
 
     Counted is what multiplies and adds up: dense, convolutional and recurrent kernels, matrix
@@ -28,6 +28,7 @@ def count_macs(model: keras.Model) -> int:
 
     Args:
         model: a built Sequential or Functional Keras 3 model.
+        samples: for each input the shape of one sample, for lengths that the model leaves open.
 
     Raises:
         TypeError: for what is no Keras model.
@@ -44,7 +45,7 @@ def count_macs(model: keras.Model) -> int:
     >>> count_macs(model)
     235200
     """
-    return sum(layer_macs(model).values())
+    return sum(call_macs(call) for call in flatten(model, samples).calls)
 
 
 def macs_if_known(model: keras.Model) -> int | None:

@@ -10,7 +10,7 @@ import keras
 from keras_dynhp.costs.macs import count_macs
 from keras_dynhp.export import flatbuffer, litert, measure, tflm, vela
 from keras_dynhp.export.data import Samples, read_samples
-from keras_dynhp.export.report import DeviceReport
+from keras_dynhp.export.report import DeviceReport, of_output
 
 _QUANTIZATIONS = {"int8": "int8", "int16": "int16x8"}
 # The share of samples that quantization may cost without a note.
@@ -71,8 +71,8 @@ def build_report(
 ) -> DeviceReport:
     """The report; where a runtime is missing a note says which `pip install` brings it."""
     notes: list[str] = []
-    macs = count_macs(model)
-    inputs, outputs = measure.interface(content)
+    inputs, outputs = measure.interface(content, model)
+    macs = count_macs(model, [info.shape[1:] for info in inputs])
     arena = agreement = fidelity = None
     if tflm.installed():
         arena = tflm.measure_arena(path)
@@ -81,11 +81,11 @@ def build_report(
     if samples is not None and litert.installed():
         fidelity = measure.fidelity(content, model, samples)
         quantized = outputs[0].dtype in _QUANTIZATIONS
-        notes.extend(measure.clipped(content, samples) + _loss(fidelity))
+        notes.extend([*samples.notes, *measure.clipped(content, model, samples), *_loss(fidelity)])
         notes.extend(_far_off(fidelity, quantized))
         checked = samples.first(measure.AGREEMENT_SAMPLES)
         if arena is not None and macs * len(checked) <= agreement_macs:
-            agreement = measure.agreement(path, checked, arena)
+            agreement = measure.agreement(path, model, checked, arena)
             notes.extend(_disagreement(agreement, fidelity))
         elif arena is not None:
             notes.append(
@@ -123,7 +123,8 @@ def _loss(fidelity) -> list[str]:
         return []
     lost = 100 * (fidelity.float_accuracy - fidelity.accuracy)
     return [
-        f"the file loses {lost:.2f} points of accuracy to the Keras model: "
+        f"the file loses {lost:.2f} points of accuracy to the Keras model"
+        f"{of_output(fidelity.accuracy_output)}: "
         "keras_dynhp.export.qat.export_quantization_aware fine-tunes it with quantized arithmetic"
     ]
 
@@ -140,7 +141,7 @@ def _far_off(fidelity, quantized: bool) -> list[str]:
         )
     return _warned(
         f"the file's outputs are up to {fidelity.worst_difference:.3g} off the Keras model's, "
-        f"which span {fidelity.spread:.3g}: {why}"
+        f"which span {fidelity.spread:.3g}{of_output(fidelity.output)}: {why}"
     )
 
 
@@ -150,7 +151,7 @@ def _disagreement(agreement, fidelity) -> list[str]:
         return []
     apart = (
         f"TensorFlow Lite Micro and LiteRT differ by {agreement.worst:g} quantization steps "
-        f"({agreement.in_value:.3g})"
+        f"({agreement.in_value:.3g}){of_output(agreement.output)}"
     )
     if agreement.in_value <= fidelity.worst_difference:
         return [

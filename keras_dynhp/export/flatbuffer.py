@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
@@ -37,9 +40,22 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     return _OPERATOR_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
+def called_subgraphs(operator: schema.OperatorT) -> list[int]:
+    """The subgraphs that an operator runs: condition and body of a loop, branches."""
+    options = operator.builtinOptions
+    names = ("cond", "body", "then", "else")
+    found = (getattr(options, f"{name}SubgraphIndex", None) for name in names)
+    return [index for index in found if index is not None]
+
+
 def type_name(tensor: schema.TensorT) -> str:
     """The dtype of a tensor: "int8"."""
     return _TYPE_NAMES[tensor.type]
+
+
+def has_open_size(tensor: schema.TensorT) -> bool:
+    """Whether only the running network knows how large a tensor is."""
+    return tensor.shapeSignature is not None and -1 in tensor.shapeSignature
 
 
 def tensor_name(tensor: schema.TensorT) -> str:
@@ -74,6 +90,34 @@ def compact(model: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
+def places(model: schema.ModelT, end: str, names: Sequence[str]) -> list[int]:
+    """Where a file has the inputs or outputs of a model, in the model's order.
+
+    The converter may put them in any order; the signature, where there is one, tells which is
+    which: by the names given, or by numbers at the end of its own ("output_1").
+
+    Args:
+        model: the file.
+        end: "inputs" or "outputs".
+        names: the model's names of them.
+    """
+    indices = [int(index) for index in getattr(model.subgraphs[0], end)]
+    if not model.signatureDefs:
+        return list(range(len(indices)))
+    entries = {
+        bytes(entry.name).decode(): entry.tensorIndex
+        for entry in getattr(model.signatureDefs[0], end)
+    }
+    numbers = {name: re.search(r"(\d+)\D*$", name) for name in entries}
+    if set(names) == set(entries):
+        order = list(names)
+    elif all(numbers.values()):
+        order = sorted(entries, key=lambda name: int(numbers[name].group(1)))
+    else:
+        return list(range(len(indices)))
+    return [indices.index(entries[name]) for name in order]
+
+
 def order_interface(model: schema.ModelT) -> None:
     """Inputs and outputs in the order of their names in the signature; the tree is changed."""
     signature, subgraph = model.signatureDefs[0], model.subgraphs[0]
@@ -86,7 +130,7 @@ def order_interface(model: schema.ModelT) -> None:
 
 def _strip(tensor: schema.TensorT) -> None:
     tensor.name = None
-    if tensor.shapeSignature is not None and -1 not in tensor.shapeSignature:
+    if not has_open_size(tensor):
         tensor.shapeSignature = None
     quantization = tensor.quantization
     if quantization is not None:

@@ -71,24 +71,28 @@ def dequantize(values: np.ndarray, details: dict) -> np.ndarray:
     return ((values.astype(np.float64) - zero) * scale).astype(np.float32)
 
 
-def run_raw(interpreter, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """First output of every sample, given and returned in the file's own number type."""
+def run_raw(interpreter, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Every output of every sample, given and returned in the file's own number types."""
     into = interpreter.get_input_details()
-    out = interpreter.get_output_details()[0]["index"]
-    results = []
+    outputs = [details["index"] for details in interpreter.get_output_details()]
+    results: list[list[np.ndarray]] = [[] for _ in outputs]
     for index in range(len(inputs[0])):
         for details, values in zip(into, inputs):
             interpreter.set_tensor(details["index"], values[index : index + 1])
         interpreter.invoke()
-        results.append(interpreter.get_tensor(out))
-    return np.concatenate(results)
+        for rows, output in zip(results, outputs):
+            rows.append(np.atleast_1d(interpreter.get_tensor(output)))
+    return [np.concatenate(rows) for rows in results]
 
 
-def run(interpreter, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """First output of every sample, in real numbers."""
+def run(interpreter, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Every output of every sample, in real numbers."""
     into = interpreter.get_input_details()
     raw = run_raw(interpreter, [quantize(x, details) for details, x in zip(into, inputs)])
-    return dequantize(raw, interpreter.get_output_details()[0])
+    return [
+        dequantize(values, details)
+        for values, details in zip(raw, interpreter.get_output_details())
+    ]
 
 
 def milliseconds(interpreter, repeats: int = 50) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
 
 import keras
 import numpy as np
 
-from keras_dynhp.export import flatbuffer, litert, tflm
+from keras_dynhp.export import flatbuffer, litert, structures, tflm
 from keras_dynhp.export.data import Samples
 from keras_dynhp.export.report import Agreement, Fidelity, Operator, TensorInfo
+from keras_dynhp.keras_state import graph
 
 # Invariant 7 is about at least this many samples, where there are so many.
 AGREEMENT_SAMPLES = 200
@@ -32,13 +34,35 @@ def operators(content: bytes) -> list[Operator]:
     )
 
 
-def interface(content: bytes) -> tuple[list[TensorInfo], list[TensorInfo]]:
-    """Inputs and outputs of a file."""
-    subgraph = flatbuffer.read(content).subgraphs[0]
-    return (
-        [_info(subgraph.tensors[index]) for index in subgraph.inputs],
-        [_info(subgraph.tensors[index]) for index in subgraph.outputs],
-    )
+def interface(content: bytes, model: keras.Model) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """Inputs and outputs of a file in the order in which the file has them.
+
+    Raises:
+        ValueError: where the file has others than the model.
+    """
+    tree = flatbuffer.read(content)
+    subgraph = tree.subgraphs[0]
+    found = []
+    for end, symbols in (("inputs", model.inputs), ("outputs", model.outputs)):
+        infos = [_info(subgraph.tensors[index]) for index in getattr(subgraph, end)]
+        names = (structures.input_names if end == "inputs" else structures.output_names)(model)
+        places = flatbuffer.places(tree, end, names)
+        fit = len(infos) == len(symbols) == len(places) and all(
+            _fits(infos[place].shape, symbol.shape) for place, symbol in zip(places, symbols)
+        )
+        if not fit:
+            raise ValueError(
+                f"the file is not one of {model.name!r}: its {end} have the shapes "
+                f"{[info.shape for info in infos]}, the model's {[s.shape for s in symbols]}."
+            )
+        found.append(infos)
+    return found[0], found[1]
+
+
+def _fits(shape: tuple, wanted: tuple) -> bool:
+    """Whether a tensor of a file may be one of a model; the first axis counts samples."""
+    pairs = zip(shape[1:], wanted[1:])
+    return len(shape) == len(wanted) and all(n == m or m is None for n, m in pairs)
 
 
 def _info(tensor) -> TensorInfo:
@@ -52,21 +76,61 @@ def _info(tensor) -> TensorInfo:
 
 def fidelity(content: bytes, model: keras.Model, samples: Samples) -> Fidelity:
     """The file on LiteRT against the Keras model."""
-    made = litert.run(litert.make_interpreter(content), samples.inputs)
+    made = _in_order(
+        litert.run(litert.make_interpreter(content), _given(content, model, samples)),
+        content,
+        model,
+    )
     wanted = _predict(model, samples)
-    worst, spread = float(np.abs(made - wanted).max()), float(np.ptp(wanted))
-    if samples.labels is None:
-        return Fidelity(len(samples), worst, spread)
+    names = _output_names(model)
+    off = [float(np.abs(one - other).max()) for one, other in zip(made, wanted)]
+    spreads = [float(np.ptp(one)) for one in wanted]
+    worst = max(range(len(off)), key=lambda number: off[number] / (spreads[number] or 1e-30))
+    result = Fidelity(len(samples), off[worst], spreads[worst], output=names[worst])
+    rates = [
+        (*_accuracies(wanted[number], made[number], labels), names[number])
+        for number, labels in enumerate(samples.labels or [])
+    ]
+    rates = [rate for rate in rates if rate[0] is not None]
+    if not rates:
+        return result
+    before, after, name = max(rates, key=lambda rate: rate[0] - rate[1])
+    return replace(result, float_accuracy=before, accuracy=after, accuracy_output=name)
+
+
+def _accuracies(wanted: np.ndarray, made: np.ndarray, labels: np.ndarray | None):
+    """Of the Keras model and of the file."""
+    if labels is None:
+        return None, None
     # One output value counts as the second class: a probability from 0.5 up, a logit from 0.
     threshold = 0.5 if wanted.min() >= 0 and wanted.max() <= 1 else 0.0
-    accuracies = (_accuracy(outputs, samples.labels, threshold) for outputs in (wanted, made))
-    return Fidelity(len(samples), worst, spread, *accuracies)
+    return _accuracy(wanted, labels, threshold), _accuracy(made, labels, threshold)
 
 
-def clipped(content: bytes, samples: Samples) -> list[str]:
+def _output_names(model: keras.Model) -> list[str | None]:
+    """Names for a report, where there are several outputs."""
+    names = structures.output_names(model)
+    return list(names) if len(names) > 1 else [None]
+
+
+def _given(content: bytes, model: keras.Model, samples: Samples) -> list[np.ndarray]:
+    """The samples in the order of the file's inputs."""
+    places = flatbuffer.places(flatbuffer.read(content), "inputs", structures.input_names(model))
+    return [samples.inputs[places.index(place)] for place in range(len(places))]
+
+
+def _in_order(results: list, content: bytes, model: keras.Model) -> list:
+    """What a file made, in the order of the model's outputs."""
+    names = structures.output_names(model)
+    places = flatbuffer.places(flatbuffer.read(content), "outputs", names)
+    return [results[place] for place in places]
+
+
+def clipped(content: bytes, model: keras.Model, samples: Samples) -> list[str]:
     """Says of each quantized input how many samples reach far outside what it can hold."""
     said = []
-    for number, (info, values) in enumerate(zip(interface(content)[0], samples.inputs)):
+    given = _given(content, model, samples)
+    for number, (info, values) in enumerate(zip(interface(content, model)[0], given)):
         if not info.scale:
             continue
         limits = np.iinfo(info.dtype)
@@ -83,24 +147,25 @@ def clipped(content: bytes, samples: Samples) -> list[str]:
     return said
 
 
-def _predict(model: keras.Model, samples: Samples, batch: int = 128) -> np.ndarray:
-    """First output in float32, without touching the model's own predict function."""
-    parts = []
+def _predict(model: keras.Model, samples: Samples, batch: int = 128) -> list[np.ndarray]:
+    """Every output in float32, without touching the model's own predict function."""
+    parts: list[list[np.ndarray]] = []
+    names = _output_names(model)
+    struct, _ = graph.structure(graph.functional_of(model))
     for begin in range(0, len(samples), batch):
         inputs = [values[begin : begin + batch] for values in samples.inputs]
-        if len(inputs) == 1:
-            outputs = model(inputs[0], training=False)
-        else:
-            outputs = model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
-        parts.append(keras.ops.convert_to_numpy(keras.tree.flatten(outputs)[0]))
-    outputs = np.concatenate(parts).astype("float32")
-    bad = ~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"the model's output is NaN or infinite for {int(bad.sum())} of {len(outputs)} "
-            f"samples, the first of them sample {int(bad.argmax())}: it is not fit for a device."
-        )
-    return outputs
+        outputs = model(keras.tree.pack_sequence_as(struct, inputs), training=False)
+        parts.append([keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(outputs)])
+    whole = [np.concatenate(column).astype("float32") for column in zip(*parts)]
+    for outputs, name in zip(whole, names):
+        bad = ~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"the model's output{'' if name is None else f' {name!r}'} is NaN or infinite for "
+                f"{int(bad.sum())} of {len(outputs)} samples, the first of them sample "
+                f"{int(bad.argmax())}: it is not fit for a device."
+            )
+    return whole
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray, threshold: float) -> float | None:
@@ -123,7 +188,7 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray, threshold: float) -> floa
     return float((guesses == labels).mean())
 
 
-def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
+def agreement(path: str, model: keras.Model, samples: Samples, arena_bytes: int) -> Agreement:
     """TensorFlow Lite Micro against the LiteRT interpreter, in quantization steps if there are.
 
     LiteRT computes with its reference kernels, from which TensorFlow Lite Micro's were made, and
@@ -135,15 +200,29 @@ def agreement(path: str, samples: Samples, arena_bytes: int) -> Agreement:
     interpreter = litert.make_interpreter(content, "own")
     given = [
         litert.quantize(values, details)
-        for details, values in zip(interpreter.get_input_details(), samples.inputs)
+        for details, values in zip(interpreter.get_input_details(), _given(content, model, samples))
     ]
-    got = tflm.run(path, given, arena_bytes).astype(np.float64)
-    results = [litert.run_raw(interpreter, given)]
+    runs = [tflm.run(path, given, arena_bytes), litert.run_raw(interpreter, given)]
     with contextlib.suppress(ValueError):  # of an operator without such a kernel
-        results.append(litert.run_raw(litert.make_interpreter(content, "reference"), given))
-    differences = [np.abs(got - expected.astype(np.float64)) for expected in results]
+        runs.append(litert.run_raw(litert.make_interpreter(content, "reference"), given))
+    details = _in_order(interpreter.get_output_details(), content, model)
+    outputs = zip(*(_in_order(results, content, model) for results in runs))
+    found = [_apart(*one) for one in zip(outputs, details, _output_names(model))]
+    worst = max(found, key=lambda one: one[1])[0]
+    values = sum(got.size for got in runs[0])
+    equal = sum(
+        one.equal * got.size for (one, _), got in zip(found, _in_order(runs[0], content, model))
+    )
+    return replace(worst, equal=equal / values)
+
+
+def _apart(results, details: dict, name: str | None) -> tuple[Agreement, float]:
+    """How far one output of TensorFlow Lite Micro is off the others, and off for its range."""
+    got, *others = (one.astype(np.float64) for one in results)
+    differences = [np.abs(got - expected) for expected in others]
     difference = min(differences, key=lambda one: (one.max(), one.mean()))
     unit = "quantization step(s)" if np.issubdtype(results[0].dtype, np.integer) else "in value"
-    worst, scale = float(difference.max()), interpreter.get_output_details()[0]["quantization"][0]
+    worst, scale = float(difference.max()), details["quantization"][0]
     in_value = worst * scale if scale else worst
-    return Agreement(len(samples), worst, unit, float((difference == 0).mean()), in_value)
+    equal = float((difference == 0).mean())
+    return Agreement(len(got), worst, unit, equal, in_value, name), worst / (np.ptp(got) or 1.0)

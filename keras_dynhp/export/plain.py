@@ -1,80 +1,147 @@
-"""A model as the device gets it: fixed lengths, float32 throughout, loops over time unrolled."""
+"""The layers of a model as the device gets them: float32 throughout, loops over time unrolled."""
 
 from __future__ import annotations
 
-import copy
-
 import keras
 
+from keras_dynhp.costs.walk import Call, flatten
+from keras_dynhp.export.anew import made_anew
 from keras_dynhp.keras_state import graph
 from keras_dynhp.keras_state.model import refresh_statistics
 
 _HALF = {"float16", "bfloat16", "mixed_float16", "mixed_bfloat16"}
-_RECURRENT = {"RNN", "SimpleRNN", "LSTM", "GRU"}
 
 
-def with_lengths_of(model: keras.Model, samples) -> keras.Model:
-    """A copy whose inputs have the lengths of the samples; the model itself if all are fixed.
+def device_layers(model: keras.Model, shapes, unroll: bool) -> dict[int, object]:
+    """What is called on the device instead of operations of a model that it cannot have, by id.
 
-    Args:
-        model: a Sequential or Functional Keras 3 model.
-        samples: for each of its inputs an array of samples.
-    """
-    inputs = graph.functional_of(model).inputs
-    if all(None not in tensor.shape[1:] for tensor in inputs):
-        return model
-    shapes = {graph.maker_of(t).name: list(x.shape[1:]) for t, x in zip(inputs, samples)}
-    config = copy.deepcopy(keras.saving.serialize_keras_object(model))
-    for layer in config["config"]["layers"]:
-        if layer["class_name"] == "InputLayer" and layer["config"]["name"] in shapes:
-            shape = shapes[layer["config"]["name"]]
-            layer["config"]["batch_shape"] = [layer["config"]["batch_shape"][0], *shape]
-    config["config"].pop("build_input_shape", None)
-    return _made(model, config)
-
-
-def device_copy(model: keras.Model, unroll: bool) -> keras.Model:
-    """A copy in float32, its recurrent layers unrolled if asked; the model itself if it is so.
-
-    Recurrent layers have no dropout in it: they draw its masks whether they are trained or not.
+    Half precision becomes float32. Recurrent layers have no dropout: they draw its masks whether
+    they are trained or not. Whatever needs no change is not in the result; the model stays as it
+    is.
 
     Args:
         model: a Sequential or Functional Keras 3 model.
-        unroll: whether loops over time become straight lines, as the quantizer needs.
+        shapes: for each input the shape of one sample, or None where the inputs have fixed ones.
+        unroll: whether all loops over time become straight lines, as the quantizer needs;
+            otherwise those do that return every step.
+
+    Raises:
+        ValueError: naming the layer that has to be made anew and can't be, and why it has to; or
+            one that remembers something from one sample to the next.
     """
-    config = keras.saving.serialize_keras_object(model)
-    rewritten = _rewrite(config, unroll)
-    if rewritten == config:
-        return model
-    return _made(model, rewritten)
-
-
-def _made(model: keras.Model, config: dict) -> keras.Model:
-    """A model from a configuration, with the weights of another."""
-    for key in ("compile_config", "build_config"):
-        config.pop(key, None)
-    made = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    # By layer of the graph: a user's class may have others beside it, or have none of them anew.
-    layers = (graph.functional_of(one).layers for one in (model, made))
-    for old_layer, new_layer in zip(*layers, strict=True):
-        for old, new in zip(old_layer.weights, new_layer.weights, strict=True):
-            new.assign(keras.ops.cast(old, new.dtype))
-    refresh_statistics(made)
+    made: dict[int, object] = {}
+    for call in flatten(model, shapes).calls:
+        old = call.operation
+        if id(old) in made:
+            continue
+        if not isinstance(old, keras.layers.Layer):
+            if str(getattr(old, "dtype", None)) in _HALF:
+                made[id(old)] = graph.copied(old)
+                made[id(old)].dtype = "float32"
+            continue
+        _refuse_memory(old, call.name)
+        reasons = _reasons(old, unroll)
+        if reasons:
+            try:
+                made[id(old)] = _for_device(old, call, unroll)
+            except Exception as error:
+                raise ValueError(
+                    f"layer {call.name!r} ({type(old).__name__}) has to be made anew, because "
+                    f"{' and '.join(reasons)}, and that failed: {' '.join(str(error).split())}. "
+                    "A layer is made anew by its get_config() and from_config(), which have to say "
+                    "all that its __init__ needs."
+                ) from error
     return made
 
 
-def _rewrite(config, unroll: bool):
+def _refuse_memory(layer: keras.layers.Layer, name: str) -> None:
+    if any(getattr(one, "stateful", False) for one in layer._flatten_layers()):
+        raise ValueError(
+            f"layer {name!r} ({type(layer).__name__}) is stateful: the file would have to remember "
+            "its state from one call to the next, which it cannot. Make the state an input of the "
+            "model (initial_state=...) and an output (return_state=True), with stateful=False."
+        )
+
+
+def _reasons(layer: keras.layers.Layer, unroll: bool) -> list[str]:
+    return sorted({part for one in layer._flatten_layers() for part in _needs(one, unroll)})
+
+
+def _needs(layer: keras.layers.Layer, unroll: bool):
+    if {layer.compute_dtype, layer.variable_dtype} & _HALF:
+        yield "the device computes in float32, not in half precision"
+    if _is_loop(layer, unroll):
+        yield "its loop over time has to be unrolled"
+    if _has_dropout(layer):
+        yield "the device draws no dropout masks"
+
+
+def _is_loop(layer: keras.layers.Layer, unroll: bool) -> bool:
+    """Whether it has a loop over time that the device cannot run.
+
+    One that returns every step puts them together from slices whose sizes only the running loop
+    knows: TensorFlow Lite Micro, which fixes all sizes before, computes nonsense or never ends.
+    """
+    is_recurrent = isinstance(layer, keras.layers.RNN)
+    return is_recurrent and not layer.unroll and (unroll or layer.return_sequences)
+
+
+def _has_dropout(layer: keras.layers.Layer) -> bool:
+    """Whether it is a cell that draws dropout masks."""
+    own = vars(layer)
+    return "recurrent_dropout" in own and bool(own["recurrent_dropout"] or own.get("dropout"))
+
+
+def _for_device(old: keras.layers.Layer, call: Call, unroll: bool) -> keras.layers.Layer:
+    policy = keras.config.dtype_policy()
+    # Layers that it makes inside itself, of which its configuration knows nothing, ask for this.
+    keras.config.set_dtype_policy("float32")
+    try:
+        new = made_anew(old, _in_float32)
+        for layer in new._flatten_layers():
+            if _is_loop(layer, unroll):
+                layer.unroll = True
+            if _has_dropout(layer):
+                layer.dropout = layer.recurrent_dropout = 0.0
+        tensors = iter(call.inputs)
+        args, kwargs = keras.tree.map_structure(
+            lambda value: _zeros(next(tensors)) if _is_symbol(value) else value, call.arguments
+        )
+        new(*args, **kwargs)  # on numbers: layers may make weights in `call` only
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if [w.shape for w in new.weights] != [w.shape for w in old.weights]:
+        raise ValueError(
+            f"it has {len(old.weights)} weights, and made anew and called once "
+            f"{len(new.weights)}, or others; where it makes weights in call(), as its first, call "
+            "the model once before"
+        )
+    for variable, value in zip(new.weights, old.weights):
+        variable.assign(keras.ops.cast(value, variable.dtype))
+    refresh_statistics(new)
+    left = [one.name for one in new._flatten_layers() if "float16" in str(one.compute_dtype)]
+    if left:
+        raise ValueError(f"{', '.join(left)} in it computes in half precision all the same")
+    return new
+
+
+def _is_symbol(value) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _zeros(tensor):
+    return keras.ops.zeros(tensor.shape, "float32" if tensor.dtype in _HALF else tensor.dtype)
+
+
+def _in_float32(config):
+    """A configuration in which nothing is in half precision."""
     if isinstance(config, list | tuple):
-        return type(config)(_rewrite(value, unroll) for value in config)
+        return type(config)(_in_float32(value) for value in config)
     if not isinstance(config, dict):
         return config
-    result = {key: _rewrite(value, unroll) for key, value in config.items()}
+    result = {key: _in_float32(value) for key, value in config.items()}
     if "dtype" in result:
         result["dtype"] = _full(result["dtype"])
-    if unroll and config.get("class_name") in _RECURRENT:
-        result["config"] = {**result["config"], "unroll": True}
-    if "recurrent_dropout" in result:
-        result.update(dropout=0.0, recurrent_dropout=0.0)
     return result
 
 
@@ -85,4 +152,4 @@ def _full(dtype):
         if inner.get("name") in _HALF:
             return {**dtype, "config": {**inner, "name": "float32"}}
         return dtype
-    return "float32" if dtype in _HALF else dtype
+    return "float32" if isinstance(dtype, str) and dtype in _HALF else dtype

@@ -12,10 +12,10 @@ import tensorflow as tf
 from keras_dynhp.export import litert
 from keras_dynhp.export.convert import Converted, run_converter
 from keras_dynhp.export.data import Samples, read_samples
-from keras_dynhp.export.device import device_report
+from keras_dynhp.export.device import build_report
 from keras_dynhp.export.legacy import in_tf_keras, operations
 from keras_dynhp.export.report import DeviceReport
-from keras_dynhp.export.tflite import check_model, export_tflite, write_and_report
+from keras_dynhp.export.tflite import check_model, check_place, export_tflite, write_and_report
 
 # What the default 8-bit scheme folds into the kernel before it, or takes apart.
 _TRANSFORMED = {"BatchNormalization", "SeparableConv2D", "InputLayer"}
@@ -53,19 +53,27 @@ def export_quantization_aware(
         ImportError: without tensorflow-model-optimization and tf-keras.
         ValueError: for layers that cannot be quantized so, by name; a model that is not compiled;
             and what `export_tflite` refuses.
+        OSError: where `path` cannot be written; known before the work begins.
     """
     _need_extra()
     check_model(model)
     if getattr(model, "loss", None) is None:
         raise ValueError(f"{model.name!r} has no loss to minimize: compile it first.")
+    if len(model.outputs) > 1:
+        raise ValueError(
+            f"{model.name!r} has {len(model.outputs)} outputs, and fine-tuning minimizes the loss "
+            "of one. Use export_tflite(..., quantize='int8'), or give the copy one output."
+        )
     _refuse_layers(model)
+    check_place(path)
     training_data = _batches(training_data)
     seen = read_samples(model, training_data, most=500)
     samples = seen if data is None else read_samples(model, data, most=None)
     plain = None
     if margin is not None:
         export_tflite(model, path, "int8", seen.inputs if len(seen.inputs) > 1 else seen.inputs[0])
-        plain = device_report(path, model, _as_dataset(samples))
+        with open(path, "rb") as file:
+            plain = build_report(path, file.read(), model, samples)
         if plain.accuracy is None:
             raise ValueError("margin needs data with labels (classes): no accuracy can be had.")
         if plain.float_accuracy - plain.accuracy <= margin:
@@ -137,12 +145,6 @@ def _batches(training_data) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=0).batch(32)
 
 
-def _as_dataset(samples: Samples) -> tf.data.Dataset:
-    x = samples.inputs[0] if len(samples.inputs) == 1 else tuple(samples.inputs)
-    parts = x if samples.labels is None else (x, samples.labels)
-    return tf.data.Dataset.from_tensor_slices(parts).batch(64)
-
-
 def _fine_tune(model: keras.Model, data: tf.data.Dataset, epochs: int, learning_rate: float):
     """The tf_keras copy with fake quantization, trained."""
     import tensorflow_model_optimization as tfmot
@@ -181,7 +183,7 @@ def _convert(trained, model: keras.Model) -> Converted:
 def _agreement(converted: Converted, trained, samples: Samples) -> str:
     """How far the file is from the fake-quantized network it was trained as, in output steps."""
     interpreter = litert.make_interpreter(converted.content)
-    made = litert.run(interpreter, samples.inputs)
+    made = litert.run(interpreter, samples.inputs)[0]
     inputs = samples.inputs[0] if len(samples.inputs) == 1 else samples.inputs
     wanted = np.asarray(tf.nest.flatten(trained.predict(inputs, verbose=0))[0])
     scale = interpreter.get_output_details()[0]["quantization"][0]

@@ -29,7 +29,8 @@ class Agreement:
     """TensorFlow Lite Micro against the LiteRT interpreter on the same samples.
 
     `worst` is the largest difference of any output value in `unit`s, `in_value` in real numbers;
-    `equal` is the share of values that are the same.
+    `equal` is the share of values that are the same; `output` names the output that is furthest
+    off where there are several, and is what these are about.
     """
 
     samples: int
@@ -37,6 +38,7 @@ class Agreement:
     unit: str
     equal: float
     in_value: float
+    output: str | None = None
 
     @property
     def steps_apart(self) -> float:
@@ -46,7 +48,7 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"within {self.worst:.3g} {self.unit} on {self.samples} samples, "
-            f"{100 * self.equal:.1f}% of values equal"
+            f"{100 * self.equal:.1f}% of values equal{of_output(self.output)}"
         )
 
 
@@ -78,7 +80,8 @@ class Fidelity:
 
     Accuracies are shares in [0, 1] of samples whose class is right, None without labels;
     `worst_difference` is the largest difference of any output value, `spread` the range of the
-    Keras model's.
+    Keras model's. Of several outputs these are of the one that is furthest off for its range,
+    `output`, and the accuracies of the one that loses most, `accuracy_output`.
     """
 
     samples: int
@@ -86,6 +89,13 @@ class Fidelity:
     spread: float
     float_accuracy: float | None = None
     accuracy: float | None = None
+    output: str | None = None
+    accuracy_output: str | None = None
+
+
+def of_output(name: str | None) -> str:
+    """What a sentence about one output of several has at its end."""
+    return "" if name is None else f" (output {name!r})"
 
 
 @dataclass(frozen=True)
@@ -153,11 +163,12 @@ class DeviceReport:
                     (
                         "accuracy",
                         f"{100 * fidelity.accuracy:.2f}% (Keras {100 * fidelity.float_accuracy:.2f}"
-                        f"%) on {fidelity.samples} samples",
+                        f"%) on {fidelity.samples} samples{of_output(fidelity.accuracy_output)}",
                     )
                 )
             off = f"{fidelity.worst_difference:.3g} to Keras, whose outputs span"
-            rows.append(("worst difference", f"{off} {fidelity.spread:.3g}"))
+            spread = f"{fidelity.spread:.3g}{of_output(fidelity.output)}"
+            rows.append(("worst difference", f"{off} {spread}"))
         if self.agreement is not None:
             rows.append(("TFLM and LiteRT", str(self.agreement)))
         if self.npu is not None:

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dynhp.export.structures import input_names
+
 # What NumPy raises for files that are cut short, empty or of another kind.
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -32,7 +34,7 @@ def load_samples(path: str, model: keras.Model):
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an .npy or .npz file: {error}") from error
     arrays = {"x": stored} if isinstance(stored, np.ndarray) else stored
-    names = [tensor.name for tensor in model.inputs]
+    names = input_names(model)
     found = _chosen(path, arrays, names)
     labels = None if "y" in names else arrays.get("y")
     rows = found if labels is None else {**found, "y": labels}

@@ -68,8 +68,9 @@ class SharingBuilder(flatbuffers.Builder):
             self._fields.append((UOffsetTFlags.bytewidth, o, x, None))
 
     def EndObject(self):
-        # Two tables with the same offsets in them name the same things.
-        key = tuple(sorted(field[:3] for field in self._fields))
+        # Two tables with the same offsets in them name the same things. A number is no offset, be
+        # it the same: a table stores how far away the thing is from there.
+        key = tuple(sorted((*field[:3], field[3] is None) for field in self._fields))
         if key in self._table_offsets:
             self.nested = False
             self.current_vtable = None

@@ -16,7 +16,6 @@ from keras_dynhp.export import tflm
 from keras_dynhp.export.convert import Converted, UnsupportedOperatorError, convert
 from keras_dynhp.export.data import Samples
 from keras_dynhp.export.device import build_report
-from keras_dynhp.export.plain import device_copy, with_lengths_of
 from keras_dynhp.export.report import DeviceReport
 from keras_dynhp.keras_state import graph
 
@@ -38,7 +37,8 @@ def export_tflite(
     The file takes a batch of one, has builtin operators only, and is the same to the byte
     whenever it is made from the same model and data. It appears at `path` when it is complete and
     TensorFlow Lite Micro (where installed) has run it; otherwise nothing appears. Half-precision
-    models are exported in float32; loops over time are unrolled where they are quantized.
+    models are exported in float32; loops over time are unrolled where they are quantized or return
+    every step.
 
     Args:
         model: a built Sequential or Functional Keras 3 model. A length that its inputs leave open
@@ -46,9 +46,11 @@ def export_tflite(
         path: the file to write.
         quantize: None keeps float32; "int8" makes weights, activations, input and output int8;
             "int16x8" int8 weights and int16 activations, input and output.
-        representative_data: samples that calibrate the quantization, 100 at least: an array, a
-            list or dict of arrays for several inputs, or a `tf.data.Dataset` of x or `(x, y)`, of
-            which the first 1,000 samples are read. With y (classes) the report has accuracies.
+        representative_data: samples that calibrate the quantization, 100 at least: whatever
+            `model.fit` takes as x. That is an array; a list or dict of arrays for several inputs;
+            a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of x, `(x, y)` or
+            `(x, y, weight)`. The first 1,000 samples are read. With y (classes) the report has
+            accuracies.
 
     Returns:
         A `DeviceReport`.
@@ -79,15 +81,15 @@ def export_tflite(
             f"quantize={quantize!r} needs representative_data: a few hundred samples from which "
             "the ranges of the activations are read."
         )
+    check_place(path)
     samples = None
     if representative_data is not None:
         samples = samples_of.read_samples(model, representative_data)
-        model = with_lengths_of(model, samples.inputs)
-    check_model(model)
+    check_model(model, samples)
     doubts = samples_of.warn_about(samples) if quantize else []
 
     def make() -> Converted:
-        return convert(device_copy(model, unroll=quantize is not None), quantize, samples)
+        return convert(model, quantize, samples)
 
     report = write_and_report(path, make, model, samples)
     return replace(report, notes=doubts + report.notes)
@@ -124,13 +126,20 @@ def check_graph(model) -> None:
             "Sequential and Functional models can be. Give it a keras.Input, or write it with the "
             "functional API."
         )
+    for one in (*graph.models_inside(model), model):
+        if graph.has_own_call(one):
+            raise ValueError(
+                f"{one.name!r} ({type(one).__name__}) has a call() of its own, and a graph that "
+                "may compute something else, which is what would be exported. Write what call() "
+                "does with the functional API."
+            )
 
 
-def check_model(model) -> None:
-    """Raise for what can be no file: no Keras 3 graph, dynamic shapes, weights not finite."""
+def check_model(model, samples: Samples | None = None) -> None:
+    """Raise for what can be no file: no Keras 3 graph, open lengths, weights not finite."""
     check_graph(model)
     for tensor in model.inputs:
-        if None in tensor.shape[1:]:
+        if None in tensor.shape[1:] and samples is None:
             raise ValueError(
                 f"the input {tensor.name!r} has the dynamic shape {tensor.shape}: a device needs "
                 "fixed sizes. Give export_tflite representative_data, whose lengths it takes, or "
@@ -144,9 +153,17 @@ def check_model(model) -> None:
             )
 
 
-@contextlib.contextmanager
-def _written_whole(path: str):
-    """A temporary file beside `path` that takes its place at the end, or leaves no trace."""
+def check_place(path: str) -> None:
+    """Raise where a file cannot be written.
+
+    Raises:
+        OSError: saying what is in the way.
+    """
+    os.unlink(_temporary(path))
+
+
+def _temporary(path: str) -> str:
+    """An empty file beside `path`, which it can take the place of."""
     path = os.path.abspath(os.fspath(path))
     folder = os.path.dirname(path)
     if os.path.isdir(path):
@@ -157,8 +174,15 @@ def _written_whole(path: str):
         raise type(error)(
             error.errno, f"cannot write into {folder!r} ({error.strerror}): choose another path"
         ) from error
+    os.close(handle)
+    return temporary
+
+
+@contextlib.contextmanager
+def _written_whole(path: str):
+    """A temporary file beside `path` that takes its place at the end, or leaves no trace."""
+    temporary = _temporary(path)
     try:
-        os.close(handle)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
@@ -178,12 +202,17 @@ def _report(path: str, converted, model, samples) -> DeviceReport:
 
 def named_refusal(error: tflm.MicroRuntimeError, converted: Converted) -> UnsupportedOperatorError:
     """What TensorFlow Lite Micro refuses, traced to the layer it came from."""
-    if error.node is None or error.node >= len(converted.operators):
+    # The runtime does not say in which subgraph it counts.
+    found = [
+        operator.origin
+        for operator in converted.operators
+        if (operator.name, operator.number) == (error.operator, error.number)
+    ]
+    if not found:
         return UnsupportedOperatorError(str(error))
-    refused = converted.operators[error.node]
     return UnsupportedOperatorError(
-        f"TensorFlow Lite Micro refuses the operator {refused.name} of layer "
-        f"{refused.origin}: {error}"
+        f"TensorFlow Lite Micro refuses the operator {error.operator} of layer "
+        f"{' or '.join(dict.fromkeys(found))}: {error}"
     )
 
 

@@ -15,16 +15,23 @@ from keras_dynhp.export import flatbuffer
 
 _PROBE = os.path.join(os.path.dirname(__file__), "tflm_probe.py")
 
+_ADVICE = (
+    "It has fewer kernels than TensorFlow Lite, some for float32 or for int8 only: export with "
+    "another `quantize`, replace what the layer computes, or compute it outside the model."
+)
+
 
 class MicroRuntimeError(RuntimeError):
-    """TensorFlow Lite Micro refused or crashed on a model; the message is the runtime's own.
+    """TensorFlow Lite Micro refused or crashed on a model: what it said, and what can be done.
 
-    `node` is the number of the operator that it names, if it names one.
+    `operator` is the name of the operator that it refuses and `number` the operator's place in its
+    subgraph (a model's own, or the body of a loop), if it names one.
     """
 
-    def __init__(self, message: str, node: int | None = None):
+    def __init__(self, message: str, operator: str | None = None, number: int | None = None):
         super().__init__(message)
-        self.node = node
+        self.operator = operator
+        self.number = number
 
 
 def installed() -> bool:
@@ -47,8 +54,8 @@ def measure_arena(path: str) -> int:
     return int(_probe(path, str(len(inputs))))
 
 
-def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> np.ndarray:
-    """The first output of every sample, in the file's own number type.
+def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> list[np.ndarray]:
+    """Every output of every sample, in the file's own number types.
 
     Args:
         path: a .tflite file.
@@ -58,9 +65,11 @@ def run(path: str, inputs: list[np.ndarray], arena_bytes: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         given, made = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
         np.savez(given, **{f"input_{number}": values for number, values in enumerate(inputs)})
-        _probe(path, str(arena_bytes), given, made)
+        with open(path, "rb") as file:
+            count = len(flatbuffer.read(file.read()).subgraphs[0].outputs)
+        _probe(path, str(arena_bytes), given, made, str(count))
         with np.load(made) as stored:
-            return stored["output_0"]
+            return [stored[f"output_{number}"] for number in range(count)]
 
 
 def _probe(path: str, *arguments: str) -> str:
@@ -83,10 +92,12 @@ def _probe(path: str, *arguments: str) -> str:
 
 
 def _refusal(said: str) -> MicroRuntimeError:
-    node = re.search(r"Node \w+ \(number (\d+)f?\)", said)
+    # What failed first is the operator itself; then come the loops that it is in.
+    node = re.search(r"Node (\w+) \(number (\d+)f?\)", said)
     lines = [line for line in said.splitlines() if line.strip() and "File " not in line]
     reason = " ".join(lines[:3]) or "the process crashed"
     return MicroRuntimeError(
-        f"TensorFlow Lite Micro cannot run the model: {reason}",
-        int(node.group(1)) if node else None,
+        f"TensorFlow Lite Micro cannot run the model: {reason}. {_ADVICE}",
+        node.group(1) if node else None,
+        int(node.group(2)) if node else None,
     )

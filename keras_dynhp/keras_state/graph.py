@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import set_keras_mask
+from keras.src.models.functional import Functional
 from keras.src.ops.node import Node
 from keras.src.ops.operation import Operation
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -19,6 +20,7 @@ __all__ = [
     "fill_in",
     "functional_of",
     "has_adapters",
+    "has_own_call",
     "input_tensors",
     "is_adapted",
     "is_input",
@@ -42,6 +44,12 @@ def functional_of(model: keras.Model) -> keras.Model | None:
     if isinstance(model, keras.Sequential):
         return model._functional
     return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def has_own_call(model: keras.Model) -> bool:
+    """Whether a model with a graph computes what its class says, which may be something else."""
+    made = keras.Sequential if isinstance(model, keras.Sequential) else Functional
+    return type(model).call is not made.call
 
 
 def nodes_in_order(functional: keras.Model) -> list[Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -18,7 +19,6 @@ from keras_dynhp.export import tflm
 from keras_dynhp.export.convert import convert
 from keras_dynhp.export.data import Samples, read_samples
 from keras_dynhp.export.measure import AGREEMENT_SAMPLES
-from keras_dynhp.export.plain import device_copy
 from keras_dynhp.export.tflite import check_model, export_tflite, named_refusal
 from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.keras_state.fit import first_batch, running_fit
@@ -137,7 +137,7 @@ class DeviceProof:
 
 def _measure(model: keras.Model) -> dict[str, int]:
     """Bytes of the int8 file and, where TensorFlow Lite Micro is installed, of its arena."""
-    converted = convert(device_copy(model, unroll=True), "int8", _any_samples(model, _FEW))
+    converted = convert(model, "int8", _any_samples(model, _FEW))
     measured = {"flash": len(converted.content)}
     if tflm.installed():
         with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +178,7 @@ def _any_samples(model: keras.Model, count: int) -> Samples:
 
 
 def samples_of_fit(model: keras.Model) -> Samples | None:
-    """Inputs from the data of the running `fit`; None where they cannot be read once more."""
+    """Inputs from the data of the running `fit`; None, with a warning, where that fails."""
     fit = running_fit(model)
     x = fit.arguments["x"]
     try:
@@ -189,7 +189,13 @@ def samples_of_fit(model: keras.Model) -> Samples | None:
             x = keras.utils.unpack_x_y_sample_weight(batch)[0]
         few = keras.tree.map_structure(lambda values: np.asarray(values[:AGREEMENT_SAMPLES]), x)
         return read_samples(model, few, AGREEMENT_SAMPLES)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        warnings.warn(
+            f"the data of fit cannot calibrate the int8 network ({error}): random numbers do, so "
+            "what the report says of its outputs means little.",
+            UserWarning,
+            stacklevel=2,
+        )
         return None
 
 

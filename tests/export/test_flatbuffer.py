@@ -44,8 +44,8 @@ def test_every_runtime_computes_the_same(files):
         for kernels in litert.KERNELS:
             interpreter = litert.make_interpreter(path.read_bytes(), kernels)
             given = litert.quantize(x, interpreter.get_input_details()[0])
-            outputs.append(litert.run_raw(interpreter, [given]))
-        outputs.append(tflm.run(str(path), [given], arena))
+            outputs += litert.run_raw(interpreter, [given])
+        outputs += tflm.run(str(path), [given], arena)
     half = len(outputs) // 2
     for old, new in zip(outputs[:half], outputs[half:], strict=True):
         np.testing.assert_array_equal(old, new)
@@ -99,3 +99,20 @@ def test_small_vectors_fill_the_gaps_before_large_ones():
 def test_no_flatbuffer():
     with pytest.raises(ValueError, match="not a TensorFlow Lite file: 3 bytes"):
         flatbuffer.read(b"abc")
+
+
+@pytest.mark.parametrize("steps", range(4, 64, 4))
+def test_a_number_that_is_also_a_place_in_the_file_is_no_place(steps):
+    """A PACK of 20 was written as the constant that lies 20 bytes before the end of the file."""
+    tree = flatbuffer.schema.ModelT()
+    options = flatbuffer.schema.PackOptionsT()
+    options.valuesCount = steps
+    operator = flatbuffer.schema.OperatorT(builtinOptions=options)
+    operator.builtinOptionsType = flatbuffer.schema.BuiltinOptions.PackOptions
+    tensor = flatbuffer.schema.TensorT(shape=np.array([4], np.int32), buffer=1)
+    tree.subgraphs = [flatbuffer.schema.SubGraphT(tensors=[tensor], operators=[operator])]
+    constant = np.arange(16, dtype=np.uint8)
+    tree.buffers = [flatbuffer.schema.BufferT(), flatbuffer.schema.BufferT(data=constant)]
+    read = flatbuffer.read(flatbuffer.compact(tree))
+    assert read.subgraphs[0].operators[0].builtinOptions.valuesCount == steps
+    np.testing.assert_array_equal(read.buffers[1].data, constant)

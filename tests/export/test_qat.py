@@ -102,6 +102,17 @@ def test_layers_that_cannot_be_quantized_are_named(tmp_path):
 
 
 @needs_extra
+def test_an_unwritable_place_and_several_outputs_are_known_before_the_work(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="choose another path"):
+        qat.export_quantization_aware(trained, str(tmp_path / "no" / "m.tflite"), (None, None))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(2)(inputs)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"2 outputs.*quantize='int8'"):
+        qat.export_quantization_aware(model, str(tmp_path / "m.tflite"), (None, None))
+
+
+@needs_extra
 def test_a_model_that_is_not_compiled(tmp_path):
     model = networks.lenet_300_100(0.1)
     with pytest.raises(ValueError, match="compile it first"):

@@ -111,12 +111,38 @@ def test_recurrent_layers_are_unrolled_where_they_are_quantized(path):
     assert not model.layers[2].unroll
 
 
+def test_a_loop_that_returns_every_step_is_right_on_the_device(path):
+    """TensorFlow Lite Micro has no sizes that change; the last step alone needs none."""
+    inputs = keras.Input((20, 4))
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(inputs)
+    model = keras.Model(inputs, layers.LSTM(4)(layers.LSTM(5, return_sequences=True)(x)))
+    report = export_tflite(model, path, None, networks.samples(model, 20))
+    assert report.agreement.worst < 1e-5 and report.fidelity.worst_difference < 1e-5
+    assert sum(op.count for op in report.ops if op.name == "WHILE") == 1
+
+
+def test_sizes_that_only_the_running_network_knows_are_refused(path):
+    inputs = keras.Input((8,))
+    some = layers.Lambda(lambda x: tf.boolean_mask(x, x > 0), output_shape=(), name="some")
+    model = keras.Model(inputs, ops.sum(some(inputs), keepdims=True))
+    with pytest.raises(convert.UnsupportedOperatorError, match="of layer some"):
+        export_tflite(model, path)
+    part = layers.Lambda(
+        lambda x: x[:, : tf.cast(x[0, 0], tf.int32)], output_shape=(8,), name="part"
+    )
+    model = keras.Model(inputs, layers.Lambda(lambda x: 2 * x, name="twice")(part(inputs)))
+    with pytest.raises(
+        convert.UnsupportedOperatorError, match=r"STRIDED_SLICE of layer part.*befo"
+    ):
+        export_tflite(model, path)
+
+
 def test_a_refusal_names_operator_and_layer(path):
     inputs = keras.Input((8,))
     x = layers.Dense(4, name="dense")(inputs)
     x = layers.Dense(4, name="dense_1")(x)
     odd = layers.Lambda(lambda t: tf.math.erfinv(t), name="odd_one")
-    model = keras.Model(inputs, layers.Dense(2)(odd(x)))
+    model = keras.Model(inputs, layers.Dense(2, name="last")(odd(x)))
     with pytest.raises(convert.UnsupportedOperatorError, match=r"Erfinv of layer odd_one\b"):
         export_tflite(model, path)
     # TensorFlow Lite has this one, TensorFlow Lite Micro has not.
@@ -130,9 +156,32 @@ def test_what_the_runtime_refuses_names_operator_and_layer(path):
     # The converter quantizes EXP; TensorFlow Lite Micro has it for float32 only.
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.Dense(2)(ops.exp(layers.Dense(4)(inputs))))
-    with pytest.raises(convert.UnsupportedOperatorError, match=r"operator EXP of layer exp"):
+    with pytest.raises(
+        convert.UnsupportedOperatorError, match=r"EXP of layer exp: .*another `quan"
+    ):
         export_tflite(model, path, "int8", networks.samples(model, 100))
     assert os.listdir(os.path.dirname(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (lambda x: tf.cast(tf.cast(x, tf.int32) // 2, tf.float32), "FLOOR_DIV of layer looping "),
+        (lambda x: tf.math.top_k(x, 8)[0], "TOPK_V2 of layer looping "),
+        (tf.math.erfinv, "Erfinv of layer looping"),
+    ],
+)
+def test_what_is_refused_inside_a_loop_is_named(step, named, path):
+    def three_times(x):
+        return ops.while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, step(x)), (0, x))[1]
+
+    inputs = keras.Input((8,))
+    x = layers.Dense(8, name="first")(inputs)
+    x = layers.Lambda(three_times, output_shape=(8,), name="looping")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="last")(x))
+    with pytest.raises(convert.UnsupportedOperatorError, match=named) as refused:
+        export_tflite(model, path)
+    assert "outside the model" in str(refused.value)
 
 
 def test_what_has_no_integer_form_is_said(path):
@@ -172,7 +221,7 @@ def test_a_runtime_that_computes_something_else_is_warned_of(path, monkeypatch):
     model = dense_net()
     x = networks.samples(model, 200)
     run = tflm.run
-    monkeypatch.setattr(tflm, "run", lambda *args: run(*args) ^ 64)
+    monkeypatch.setattr(tflm, "run", lambda *args: [values ^ 64 for values in run(*args)])
     with pytest.warns(UserWarning, match="one of the two computes an operator wrongly"):
         report = export_tflite(model, path, "int8", x)
     assert report.agreement.worst >= 64
@@ -192,6 +241,11 @@ def test_a_loop_that_cannot_be_unrolled_is_refused(path):
         export_tflite(model, path, "int8", networks.samples(model, 100))
 
 
+class Twice(keras.Model):
+    def call(self, x, training=None, mask=None):
+        return 2 * super().call(x)
+
+
 def test_bad_models(path):
     with pytest.raises(TypeError, match=r"keras\.Model"):
         export_tflite(layers.Dense(3), path)
@@ -202,6 +256,8 @@ def test_bad_models(path):
     inputs = keras.Input((3,))
     with pytest.raises(ValueError, match="computes nothing"):
         export_tflite(keras.Model(inputs, layers.Dropout(0.5)(inputs)), path)
+    with pytest.raises(ValueError, match=r"'inner' \(Twice\) has a call\(\) of its own"):
+        export_tflite(keras.Sequential([inputs, Twice(inputs, inputs + 1, name="inner")]), path)
     model = dense_net()
     with pytest.raises(ValueError, match="int4"):
         export_tflite(model, path, "int4")
@@ -254,8 +310,13 @@ def test_doubtful_data_warns_with_numbers(path):
 
 def test_an_unwritable_place_is_known_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "_runner", lambda *_: pytest.fail("converted"))
+
+    def data():
+        pytest.fail("read")
+        yield
+
     with pytest.raises(FileNotFoundError, match="choose another path"):
-        export_tflite(dense_net(), str(tmp_path / "nowhere" / "model.tflite"))
+        export_tflite(dense_net(), str(tmp_path / "nowhere" / "model.tflite"), "int8", data())
     with pytest.raises(IsADirectoryError, match="name of a file"):
         export_tflite(dense_net(), str(tmp_path))
     (tmp_path / "file").write_text("")
@@ -333,3 +394,26 @@ def test_an_export_is_quiet_and_the_probe_loads_no_tensorflow(tmp_path, start_al
         "assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_an_arena_in_which_the_runtime_never_comes_back_is_too_small(tmp_path):
+    """Such as where the counter of a loop was overwritten."""
+    fake = (
+        "import os, sys, types\n"
+        "class Interpreter:\n"
+        "    def __init__(self, size): self.size = size\n"
+        "    from_file = classmethod(lambda cls, path, arena_size: cls(arena_size))\n"
+        "    def invoke(self):\n"
+        "        while self.size < 1000: pass\n"
+        "    def print_allocations(self): os.write(2, b'Arena allocation total 992 bytes')\n"
+        "runtime = types.SimpleNamespace(Interpreter=Interpreter)\n"
+        "name = 'tflite_micro.python.tflite_micro'\n"
+        "sys.modules[name] = types.SimpleNamespace(runtime=runtime)\n"
+        "sys.modules['tflite_micro'] = sys.modules['tflite_micro.python'] = types.ModuleType('')\n"
+        "sys.argv, sys.path = ['', 'm.tflite', '0'], ['', *sys.path]\n"
+        f"exec(open({tflm._PROBE!r}).read())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", fake], cwd=tmp_path, check=True, capture_output=True, timeout=60
+    )
+    assert int(done.stdout) == 1000
