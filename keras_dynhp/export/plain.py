@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 
 from keras_dynhp.costs.walk import Call, flatten
-from keras_dynhp.export.anew import made_anew
 from keras_dynhp.keras_state import graph
 from keras_dynhp.keras_state.model import refresh_statistics
+from keras_dynhp.rebuild.anew import config_of, layer_from_config
 
 _HALF = {"float16", "bfloat16", "mixed_float16", "mixed_bfloat16"}
 
@@ -97,7 +97,7 @@ def _for_device(old: keras.layers.Layer, call: Call, unroll: bool) -> keras.laye
     # Layers that it makes inside itself, of which its configuration knows nothing, ask for this.
     keras.config.set_dtype_policy("float32")
     try:
-        new = made_anew(old, _in_float32)
+        new = layer_from_config(old, _in_float32(config_of(old)))
         for layer in new._flatten_layers():
             if _is_loop(layer, unroll):
                 layer.unroll = True

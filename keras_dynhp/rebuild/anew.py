@@ -19,7 +19,19 @@ def config_of(layer: keras.layers.Layer) -> dict:
     with warnings.catch_warnings():
         # Code in it would matter to a file; here it is the user's own, and never leaves.
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-        return copy.deepcopy(layer.get_config())
+        return _lambdas_named(copy.deepcopy(layer.get_config()))
+
+
+def _lambdas_named(config):
+    """A configuration in which a lambda is called one: Keras 3.15 forgets it of activations."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_lambdas_named(value) for value in config)
+    if not isinstance(config, dict) or config.get("class_name") == "__lambda__":
+        return config
+    code = config.get("value")
+    if len(config) == 1 and isinstance(code, tuple) and len(code) == 3 and isinstance(code[0], str):
+        return {"class_name": "__lambda__", "config": config}
+    return {key: _lambdas_named(value) for key, value in config.items()}
 
 
 def layer_from_config(old: keras.layers.Layer, config: dict) -> keras.layers.Layer:
@@ -38,7 +50,7 @@ def layer_from_config(old: keras.layers.Layer, config: dict) -> keras.layers.Lay
 
     Raises:
         Exception: whatever the layer's class says of its configuration.
-        TypeError: a layer inside became one of another class, for both classes have one name.
+        ValueError: two classes in the layer have one name.
     """
     _forget_matrices(config)
     functions = _functions(old, config)
@@ -51,7 +63,6 @@ def layer_from_config(old: keras.layers.Layer, config: dict) -> keras.layers.Lay
                 new = type(old).from_config({**config, **functions})
         if new is None:
             new = type(old).from_config(config)
-    _check_classes(old, new)
     _give_functions(old, new)
     return new
 
@@ -79,7 +90,7 @@ def _objects(old) -> dict[str, object]:
 
     Those of the layer and of all layers inside it.
     """
-    own = {}
+    own: dict[str, object] = {}
     for layer in ks.with_inner(old):
         for value in [layer, *_values(vars(layer))]:
             thing = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
@@ -87,8 +98,19 @@ def _objects(old) -> dict[str, object]:
             if not inspect.isroutine(value):
                 known += ("tensorflow",)  # but functions such as `tf.nn.softmax` Keras can't find
             if not _is_keras(thing) and not str(thing.__module__).startswith(known):
-                own[keras.saving.get_registered_name(thing)] = thing
+                other = own.setdefault(keras.saving.get_registered_name(thing), thing)
+                if inspect.isclass(other) and other is not thing:
+                    raise ValueError(_two_of_one_name(other, thing))
     return own
+
+
+def _two_of_one_name(*classes) -> str:
+    where = " and ".join(f"{one.__module__}.{one.__qualname__}" for one in classes)
+    return (
+        f"two classes in it are both called {classes[0].__name__!r}, {where}, and a configuration "
+        "cannot tell them apart: rename one, or register them with "
+        "keras.saving.register_keras_serializable under different packages"
+    )
 
 
 def _values(attributes: dict):
@@ -109,16 +131,6 @@ def _pairs(old, new):
     """Layers and those inside them; without those that a layer makes only when it is built."""
     ones, others = ks.with_inner(old), ks.with_inner(new)
     return zip(ones, others) if len(ones) == len(others) else [(old, new)]
-
-
-def _check_classes(old, new) -> None:
-    for one, other in _pairs(old, new):
-        if type(one) is not type(other):
-            raise TypeError(
-                f"it holds a {type(one).__module__}.{type(one).__qualname__}, in whose place came "
-                f"a {type(other).__module__}.{type(other).__qualname__}. Register the classes "
-                "with keras.saving.register_keras_serializable, so that their names differ."
-            )
 
 
 def _give_functions(old, new) -> None:
