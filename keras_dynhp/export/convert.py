@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from keras_dynhp.export.operators import MICRO_OPERATORS
 from keras_dynhp.export.plain import device_layers
 from keras_dynhp.export.quiet import captured_stderr
 from keras_dynhp.keras_state import graph
+from keras_dynhp.keras_state.splits import splits_as_slices
 
 # Calibration runs the float network on this many samples, spread over those given.
 CALIBRATION_SAMPLES = 300
@@ -185,7 +187,9 @@ def _traced(run: Callable, specs: list, calibration: Callable | None):
     masks = Masks()
 
     def trace(function):
-        return tf.function(function, autograph=False).get_concrete_function(*specs)
+        # The quantizer leaves a SPLIT in float32 or not, by chance (TensorFlow 2.21).
+        with contextlib.nullcontext() if calibration is None else splits_as_slices():
+            return tf.function(function, autograph=False).get_concrete_function(*specs)
 
     concrete = trace(masks.applied(run))
     if masks.any and calibration is not None:
