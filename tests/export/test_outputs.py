@@ -76,6 +76,9 @@ def test_labels_that_fit_no_output_are_told(path):
     assert any("labels fit none of the outputs ['box', 'kind']" in note for note in report.notes)
 
 
+@pytest.mark.skipif(
+    keras.__version__.startswith("3.12."), reason="Keras 3.12 writes no such files itself"
+)
 def test_a_file_of_another_maker_orders_outputs_as_it_likes(path):
     """A signature names them."""
     model = detector()
