@@ -55,7 +55,7 @@ def device_layers(model: keras.Model, shapes, unroll: bool) -> dict[int, object]
 
 
 def _refuse_memory(layer: keras.layers.Layer, name: str) -> None:
-    if any(getattr(one, "stateful", False) for one in layer._flatten_layers()):
+    if any(getattr(one, "stateful", False) for one in graph.with_inner(layer)):
         raise ValueError(
             f"layer {name!r} ({type(layer).__name__}) is stateful: the file would have to remember "
             "its state from one call to the next, which it cannot. Make the state an input of the "
@@ -64,7 +64,7 @@ def _refuse_memory(layer: keras.layers.Layer, name: str) -> None:
 
 
 def _reasons(layer: keras.layers.Layer, unroll: bool) -> list[str]:
-    return sorted({part for one in layer._flatten_layers() for part in _needs(one, unroll)})
+    return sorted({part for one in graph.with_inner(layer) for part in _needs(one, unroll)})
 
 
 def _needs(layer: keras.layers.Layer, unroll: bool):
@@ -98,7 +98,7 @@ def _for_device(old: keras.layers.Layer, call: Call, unroll: bool) -> keras.laye
     keras.config.set_dtype_policy("float32")
     try:
         new = layer_from_config(old, _in_float32(config_of(old)))
-        for layer in new._flatten_layers():
+        for layer in graph.with_inner(new):
             if _is_loop(layer, unroll):
                 layer.unroll = True
             if _has_dropout(layer):
@@ -119,7 +119,7 @@ def _for_device(old: keras.layers.Layer, call: Call, unroll: bool) -> keras.laye
     for variable, value in zip(new.weights, old.weights):
         variable.assign(keras.ops.cast(value, variable.dtype))
     refresh_statistics(new)
-    left = [one.name for one in new._flatten_layers() if "float16" in str(one.compute_dtype)]
+    left = [one.name for one in graph.with_inner(new) if "float16" in str(one.compute_dtype)]
     if left:
         raise ValueError(f"{', '.join(left)} in it computes in half precision all the same")
     return new

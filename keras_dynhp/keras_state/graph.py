@@ -151,9 +151,9 @@ def bare_operation_name(operation: Operation) -> str | None:
     return None
 
 
-def is_of_keras(operation: Operation) -> bool:
-    """Whether an operation's class is one of Keras's own."""
-    return type(operation).__module__.startswith("keras.")
+def is_of_keras(thing) -> bool:
+    """Whether a class or a function is one of Keras's own."""
+    return str(thing.__module__).startswith("keras.")
 
 
 def like(tensor: keras.KerasTensor) -> keras.KerasTensor:

@@ -283,7 +283,7 @@ class Engine:
             ValueError: the state is that of another network (nothing is changed then), or of
                 another optimizer.
         """
-        keep = self.numbering.masks(state, self.groups)
+        keep = self.numbering.take_over(state, self.groups)
         self._disarm()
         if keep:
             self._remove(keep, None)

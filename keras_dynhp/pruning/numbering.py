@@ -93,8 +93,11 @@ class Numbering:
         """As plain values and arrays."""
         return {"full": dict(self.full), "removed": dict(self.removed), "lost": dict(self._lost)}
 
-    def masks(self, state: dict, groups: ChannelGroups) -> dict[str, np.ndarray]:
-        """From the full network: which neurons stay for `get_state` to have given this.
+    def take_over(self, state: dict, groups: ChannelGroups) -> dict[str, np.ndarray]:
+        """On the full network: take over the names of a state.
+
+        Returns:
+            By the names of groups of now, masks of the neurons that stay on the way to the state.
 
         Raises:
             ValueError: the state is that of another network.

@@ -97,7 +97,7 @@ def _objects(old) -> dict[str, object]:
             known = ("builtins", "numpy")
             if not inspect.isroutine(value):
                 known += ("tensorflow",)  # but functions such as `tf.nn.softmax` Keras can't find
-            if not _is_keras(thing) and not str(thing.__module__).startswith(known):
+            if not ks.is_of_keras(thing) and not str(thing.__module__).startswith(known):
                 other = own.setdefault(keras.saving.get_registered_name(thing), thing)
                 if inspect.isclass(other) and other is not thing:
                     raise ValueError(_two_of_one_name(other, thing))
@@ -123,10 +123,6 @@ def _values(attributes: dict):
             yield value
 
 
-def _is_keras(thing) -> bool:
-    return str(thing.__module__).startswith("keras.")
-
-
 def _pairs(old, new):
     """Layers and those inside them; without those that a layer makes only when it is built."""
     ones, others = ks.with_inner(old), ks.with_inner(new)
@@ -150,7 +146,7 @@ def _is_given(thing, layer) -> bool:
     """Whether something may be a user's function that the layer got, not one bound to the layer."""
     if not callable(thing) or isinstance(thing, (keras.layers.Layer, type)):
         return False
-    if _is_keras(thing if inspect.isroutine(thing) else type(thing)):
+    if ks.is_of_keras(thing if inspect.isroutine(thing) else type(thing)):
         return False
     if getattr(thing, "__self__", None) is layer:
         return False

@@ -107,7 +107,8 @@ def clone_model(
 def check_layers(trace: Trace) -> None:
     """Make every layer anew once, as a rebuild will, while there is nothing to lose yet.
 
-    Only a user's own layers are built for it, one at a time: it takes next to no memory.
+    Only a user's own layers are built for it, and models in wrappers; what they took is given
+    back before this returns.
 
     Raises:
         ValueError: with its name, for a layer that does not come back from its configuration.
@@ -118,13 +119,17 @@ def check_layers(trace: Trace) -> None:
     try:
         for node in _leaves(ks.functional_of(trace.model)):
             new = cloner.operation(node.operation)
-            if not ks.is_of_keras(node.operation):
+            if not ks.is_of_keras(type(node.operation)):
                 given = {id(t): ks.like(t) for t in ks.input_tensors(node)}
                 cloner.result(node, new, given)
-                for move in _moves(trace, node.operation, new, {}):
-                    release_variable(move.new)
+                list(_moves(trace, node.operation, new, {}))
     finally:
         random.setstate(state)
+        living = {id(variable) for variable in trace.model.variables}
+        for made in cloner.operations.values():
+            for variable in getattr(made, "variables", ()):
+                if id(variable) not in living:  # as are those of a layer that two layers hold
+                    release_variable(variable)
 
 
 class _Cloner:

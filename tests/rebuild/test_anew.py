@@ -95,6 +95,19 @@ class Forgetful(L.Layer):
         return super().get_config()
 
 
+TEACHER = L.Dense(3, trainable=False)
+TEACHER.build((None, 3))
+
+
+class Student(L.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.teacher = TEACHER
+
+    def call(self, x):
+        return x + self.teacher(x)
+
+
 def attention(layer):
     inputs = keras.Input((4, 3))
     x = L.Dense(4)(inputs)
@@ -172,6 +185,18 @@ def test_what_cannot_be_made_anew_is_said_before_training(layer):
     for one, other in zip(before, model.get_weights()):
         np.testing.assert_array_equal(one, other)
     model.fit(x, y, verbose=0)
+
+
+def test_what_a_layer_holds_in_common_with_others_is_left_alone():
+    """As a layer does that asks a teacher, which is no part of its configuration."""
+    weights = [values.copy() for values in TEACHER.get_weights()]
+    model = network([Student(name="student")])
+    x, y = rng.normal(size=(32, 4, 3)), rng.normal(size=(32, 2))
+    hp = dynhp.PruneAndRebuild(dynhp.Target(compression=1.2))
+    model.fit(x, y, epochs=3, callbacks=[hp], verbose=0)
+    assert hp.on_target
+    for value, before in zip(TEACHER.get_weights(), weights):
+        np.testing.assert_array_equal(value, before)
 
 
 def test_looking_whether_it_can_be_made_anew_draws_no_random_number():
