@@ -143,6 +143,8 @@ class Check:
     small: keras.Model
     copy_error: float  # masked copy against the model, all masks 1
     error: float  # rebuilt against masked
+    inputs: object  # what the models were compared on
+    outputs: tuple[list[np.ndarray], list[np.ndarray]]  # of the masked and the rebuilt model
     spread: float  # how much the masked model's outputs depend on the data
 
 
@@ -162,9 +164,9 @@ def check(
     copy_error = difference(before, outputs_of(masked, inputs))
     random_masks(masked, seed + 2, share)
     small = dynhp.rebuild(masked)
-    outputs = outputs_of(masked, inputs)
-    error = difference(outputs, outputs_of(small, inputs))
-    return Check(groups, masked, small, copy_error, error, spread(outputs))
+    outputs = outputs_of(masked, inputs), outputs_of(small, inputs)
+    error, varies = difference(*outputs), spread(outputs[0])
+    return Check(groups, masked, small, copy_error, error, inputs, outputs, varies)
 
 
 def masked_in_place(model: keras.Model, groups, keep: dict[str, np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from keras_dynhp.graph.trace import Trace
 from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.keras_state.model import refresh_statistics
 from keras_dynhp.keras_state.strided import sidestep_strided_kernels
+from keras_dynhp.keras_state.variables import initialized_by
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.anew import config_of, layer_from_config
@@ -95,13 +96,19 @@ def clone_model(
         removals: what goes as a whole (`RebuildPlan.removals`).
 
     Returns:
-        The clone. Its variables hold their initial values.
+        The clone. Its vectors hold their initial values (masks keep them), all else zeros.
     """
     clone = Clone(model=None)
-    removals = removals or Removals()
-    clone.model = _Cloner(trace, survivors, masks, removals, clone.operations).model(trace.model)
+    cloner = _Cloner(trace, survivors, masks, removals or Removals(), clone.operations)
+    with initialized_by(_kernels_as_zeros):
+        clone.model = cloner.model(trace.model)
     sidestep_strided_kernels(clone.model)
     return clone
+
+
+def _kernels_as_zeros(variable, initializer, initialize) -> None:
+    """Random values for a kernel take time, and are overwritten with what the old one keeps."""
+    initialize(keras.initializers.Zeros() if len(variable.shape) > 1 else initializer)
 
 
 def check_layers(trace: Trace) -> None:
@@ -117,12 +124,13 @@ def check_layers(trace: Trace) -> None:
     cloner = _Cloner(trace, everything, None, Removals(), {})
     state = random.getstate()  # from which new layers draw their seeds
     try:
-        for node in _leaves(ks.functional_of(trace.model)):
-            new = cloner.operation(node.operation)
-            if not ks.is_of_keras(type(node.operation)):
-                given = {id(t): ks.like(t) for t in ks.input_tensors(node)}
-                cloner.result(node, new, given)
-                list(_moves(trace, node.operation, new, {}))
+        with initialized_by(_kernels_as_zeros):
+            for node in _leaves(ks.functional_of(trace.model)):
+                new = cloner.operation(node.operation)
+                if not ks.is_of_keras(type(node.operation)):
+                    given = {id(t): ks.like(t) for t in ks.input_tensors(node)}
+                    cloner.result(node, new, given)
+                    list(_moves(trace, node.operation, new, {}))
     finally:
         random.setstate(state)
         living = {id(variable) for variable in trace.model.variables}

@@ -80,6 +80,8 @@ def compare(make, fit, heads=1, tolerance=1e-5, idle=None, extra=0):
     parameters of the model's own. Returns the plain history and the pruned model.
     """
     plain_model = make()
+    # Or the first step would be traced twice, for it would make variables.
+    plain_model.optimizer.build(plain_model.trainable_variables)
     plain = fit(plain_model, [])
     target = dynhp.Target(params=live_params(heads, extra))
     if idle is not None:
@@ -98,7 +100,7 @@ def compare(make, fit, heads=1, tolerance=1e-5, idle=None, extra=0):
 
 
 def outputs(model, x):
-    return keras.tree.flatten(model.predict(x, verbose=0))
+    return [np.asarray(value) for value in keras.tree.flatten(model(x, training=False))]
 
 
 def assert_same(plain, other, tolerance):
