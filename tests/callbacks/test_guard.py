@@ -1,5 +1,7 @@
 """The accuracy guard: what costs too much is undone."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ def test_resume_keeps_the_guard_and_its_network(tmp_path):
                 raise KeyboardInterrupt
 
     def run(folder, *more):
-        keras.utils.set_random_seed(0)
+        random.seed(0)
         hp = guarded(patience=1, schedule=quarter_at_each_of(5))
         backup = dynhp.callbacks.BackupAndRestore(folder)
         _, history = fit([1.0, 1.0, 2.0, 2.0, 1.0], hp, *more, backup)

@@ -1,5 +1,6 @@
 """A federation in one process: real strategy, real clients, messages handed over by hand."""
 
+import random
 import types
 
 import keras
@@ -18,7 +19,7 @@ CENTRES = np.random.default_rng(1).normal(size=(3, 8)).astype("float32") * 2
 
 
 def build_model(classes=3):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     model = keras.Sequential(
         [
             keras.Input((8,)),

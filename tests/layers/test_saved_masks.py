@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import keras
 import pytest
 from keras import layers as L
@@ -45,7 +47,7 @@ def read_inside_and_outside_a_model():
     [encoder_and_decoder, mask_before_its_layer, heads, read_inside_and_outside_a_model],
 )
 def test_shared_masks_come_back_shared(make, tmp_path):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     model = make()
     masked = dynhp.add_masks(model)
     randomize(masked)

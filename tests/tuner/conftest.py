@@ -1,5 +1,7 @@
 """Small searches that several tests look at."""
 
+import random
+
 import keras
 import keras_tuner
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 
 def build_model(hp=None):
-    keras.utils.set_random_seed(1)
+    random.seed(1)
     model = keras.Sequential(
         [
             keras.Input((8,)),
