@@ -4,10 +4,12 @@ import functools
 import gc
 import multiprocessing
 import os
+import random
 import sys
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -26,6 +28,17 @@ gc.set_threshold(20_000, 20, 20)
 # that goes through the protocol's attributes anew each time, a tenth of all that is computed here.
 if sys.version_info < (3, 12):
     typing._get_protocol_attrs = functools.lru_cache(None)(typing._get_protocol_attrs)
+
+
+@pytest.fixture(autouse=True)
+def _same_weights():
+    """New layers begin alike: Keras draws the seeds of initializers from Python's generator.
+
+    `keras.utils.set_random_seed` would also empty TensorFlow's cache of kernels, a twelfth of a
+    second for a test. One that needs data shuffled alike sets it itself.
+    """
+    random.seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import keras
 import pytest
 from keras import layers as L
@@ -47,7 +45,6 @@ def read_inside_and_outside_a_model():
     [encoder_and_decoder, mask_before_its_layer, heads, read_inside_and_outside_a_model],
 )
 def test_shared_masks_come_back_shared(make, tmp_path):
-    random.seed(0)
     model = make()
     masked = dynhp.add_masks(model)
     randomize(masked)

@@ -1,7 +1,5 @@
 """Averages of weights that come back from a trial."""
 
-import random
-
 import keras
 import numpy as np
 import pytest
@@ -22,7 +20,6 @@ def adam(**options):
 )
 @pytest.mark.parametrize("use_ema", [True, False])
 def test_what_comes_back_has_the_average_it_had(use_ema, wrap):
-    random.seed(0)
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]
     )

@@ -109,7 +109,8 @@ def test_layers_unfrozen_between_two_fits_are_pruned_in_the_second():
     assert set(now) == {*widths, "base/first", "base/inner"}
     assert all(now[name] <= width for name, width in widths.items())
     assert now["base/first"] == base.get_layer("first").filters
-    assert now["base/inner"] == base.get_layer("inner").filters < 5
+    assert now["base/inner"] == base.get_layer("inner").filters
+    assert now["base/first"] < 6 or now["base/inner"] < 5
     assert not any("frozen" in why for why in hp.report.kept.values())
 
 
