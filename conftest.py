@@ -30,15 +30,25 @@ if sys.version_info < (3, 12):
     typing._get_protocol_attrs = functools.lru_cache(None)(typing._get_protocol_attrs)
 
 
-@pytest.fixture(autouse=True)
-def _same_weights():
-    """New layers begin alike: Keras draws the seeds of initializers from Python's generator.
+_SEED = 0
 
-    `keras.utils.set_random_seed` would also empty TensorFlow's cache of kernels, a twelfth of a
-    second for a test. One that needs data shuffled alike sets it itself.
+
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Networks begin alike and data are shuffled alike.
+
+    `keras.utils.set_random_seed` would do, but empties TensorFlow's cache of kernels, a twelfth of
+    a second for each test. So where its seed is set already, only what draws from it begins again.
     """
-    random.seed(0)
-    np.random.seed(0)
+    import keras
+    from tensorflow.python.eager import context
+
+    if context.global_seed() == _SEED:
+        context.context()._rng.seed(_SEED)
+        random.seed(_SEED)  # from which Keras draws the seeds of initializers
+        np.random.seed(_SEED)
+    else:
+        keras.utils.set_random_seed(_SEED)
 
 
 @pytest.fixture(autouse=True, scope="module")

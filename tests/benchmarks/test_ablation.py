@@ -11,7 +11,6 @@ from benchmarks.alternatives import Scale
 
 @pytest.mark.parametrize("name", ["trial_feedback", "criterion_scale"])
 def test_a_network_becomes_small_with_what_was_exchanged(name):
-    keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(32), keras.layers.BatchNormalization(), keras.layers.ReLU()]
     model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -10,7 +10,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)
-def _same_seed():
-    keras.utils.set_random_seed(0)
+def _same_number_types():
     yield
     keras.config.set_dtype_policy("float32")

@@ -29,7 +29,7 @@ def pruner(**options):
 
 
 def fit(model, callbacks, **options):
-    options = {"epochs": 4, "batch_size": 10, "verbose": 0, **options}
+    options = {"epochs": 4, "batch_size": 10, "shuffle": False, "verbose": 0, **options}
     return model.fit(X, Y, callbacks=callbacks, **options).history
 
 

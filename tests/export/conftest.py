@@ -3,12 +3,4 @@
 import pathlib
 import sys
 
-import keras
-import pytest
-
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-
-@pytest.fixture(autouse=True)
-def _same_seed():
-    keras.utils.set_random_seed(0)

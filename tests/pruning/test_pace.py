@@ -54,7 +54,6 @@ def test_only_steps_as_large_as_the_rate_need_it(optimizer, factor):
 @pytest.mark.parametrize("prunes", [True, False])
 def test_rates_in_a_fit(prunes):
     """RMSprop without memory moves each weight by the learning rate: by hand."""
-    keras.utils.set_random_seed(0)
     model = mlp()
     optimizer = keras.optimizers.RMSprop(1e-3, rho=0.0, epsilon=1e-12)
     model.compile(optimizer, "mse")

@@ -211,7 +211,6 @@ class Reconstructing(keras.Model):
     reason="before Keras 3.15 a Functional model does not count a layer outside its graph",
 )
 def test_layers_beside_the_graph_train_on():
-    keras.utils.set_random_seed(0)
     x = keras.Input((6,))
     outputs = L.Dense(2, name="out")(L.Dense(8, "relu")(L.Dense(16, "relu")(x)))
     model = Reconstructing(x, outputs)
