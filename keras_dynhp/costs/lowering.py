@@ -160,7 +160,8 @@ class Lowering:
         given = value
         for kind in _ACTIVATIONS.get(name, (name.upper(),)):
             read = [value, given] if kind == "MUL" else [value]
-            value = self.add(kind, call, read, value.shape)
+            constants = [weight()] if kind in _BY_A_CONSTANT else []
+            value = self.add(_BY_A_CONSTANT.get(kind, kind), call, read, value.shape, constants)
         return value
 
 
@@ -236,13 +237,15 @@ _FUSING = {
     "MAX_POOL_2D",
 }
 _FOLDING = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
+_BY_A_CONSTANT = {"SCALE": "MUL", "SHIFT": "ADD"}
 _ACTIVATIONS = {
+    "gelu": ("SCALE", "MUL", "SHIFT", "MUL", "LOGISTIC", "MUL"),
     "sigmoid": ("LOGISTIC",),
     "silu": ("LOGISTIC", "MUL"),
     "swish": ("LOGISTIC", "MUL"),
     "hard_silu": ("HARD_SWISH",),
     "hard_swish": ("HARD_SWISH",),
-    "softplus": ("EXP", "ADD", "LOG"),
+    "softplus": ("EXP", "SHIFT", "LOG"),
 }
 
 

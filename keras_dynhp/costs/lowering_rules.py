@@ -221,6 +221,17 @@ def _upsample(layer, call, lowering):
     return lowering.add(kind, call, lowering.inputs(call), None, [index(2)])
 
 
+@register_lowering(layers.RepeatVector, layers.UpSampling1D)
+def _repeat(layer, call, lowering):
+    """As an image, each part of which becomes so many in a row."""
+    count = call.output.size // call.input.size
+    part, length = call.output.shape[-1], call.output.shape[1] // count
+    value = lowering.reshape(call, lowering.inputs(call)[0], (1, length, 1, part))
+    larger = (1, length, count, part)
+    value = lowering.add("RESIZE_NEAREST_NEIGHBOR", call, [value], larger, [index(2)])
+    return lowering.reshape(call, value)
+
+
 @register_operation("Take")
 def _take(operation, call, lowering):
     picked = call.output.size * call.input.shape[operation.axis] // call.input.size
@@ -280,8 +291,8 @@ def _chain(kind, call, lowering):
     return value
 
 
-@register_operation("Relu", "Relu6")
-def _bare_relu(operation, call, lowering):
+@register_operation("Relu", "Relu6", "Gelu")
+def _bare_activation(operation, call, lowering):
     alone = lowering.only_reader(call.input)
     return lowering.activate(call, lowering.inputs(call)[0], operation, alone)
 

@@ -132,17 +132,21 @@ def _outputs(node, known: dict[int, Tensor], name: str) -> list[Tensor]:
     A bare `keras.ops.reshape` may fold the sample axis into another, and a nested model may
     have been built for shapes that only its caller fixes: there the recorded shape is no help.
     """
-    symbols = graph.output_tensors(node)
-    plain = isinstance(node.operation, keras.layers.Layer) and all(
-        known[id(symbol)].shape == _one_sample(symbol.shape) for symbol in graph.input_tensors(node)
-    )
-    if not plain:
-        specs = {
-            id(symbol): keras.KerasTensor(known[id(symbol)].shape, known[id(symbol)].dtype)
-            for symbol in graph.input_tensors(node)
-        }
-        args, kwargs = graph.fill_in(node, specs)
+    read, symbols = graph.input_tensors(node), graph.output_tensors(node)
+    given = [known[id(symbol)] for symbol in read]
+
+    def arguments():
+        specs = (keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in given)
+        return graph.fill_in(node, {id(symbol): spec for symbol, spec in zip(read, specs)})
+
+    if not isinstance(node.operation, keras.layers.Layer) or any(
+        tensor.shape != _one_sample(symbol.shape) for symbol, tensor in zip(read, given)
+    ):
+        args, kwargs = arguments()
         symbols = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+    is_open = any(None in _one_sample(symbol.shape) for symbol in symbols)
+    if is_open and all(None not in tensor.shape for tensor in given):
+        symbols = keras.tree.flatten(graph.traced_spec(node.operation, *arguments()))
     return [Tensor(_one_sample(symbol.shape), symbol.dtype, name) for symbol in symbols]
 
 

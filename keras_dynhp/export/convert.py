@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -19,7 +19,11 @@ from keras_dynhp.export.operators import MICRO_OPERATORS
 from keras_dynhp.export.plain import device_layers
 from keras_dynhp.export.quiet import captured_stderr
 from keras_dynhp.keras_state import graph
-from keras_dynhp.keras_state.splits import splits_as_slices
+from keras_dynhp.keras_state.device_forms import (
+    gelu_as_sigmoid,
+    repeats_as_resizing,
+    splits_as_slices,
+)
 
 # Calibration runs the float network on this many samples, spread over those given.
 CALIBRATION_SAMPLES = 300
@@ -29,6 +33,10 @@ _OPERATOR_SETS = {
     "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
     "int16x8": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
 }
+_APPROXIMATE = (
+    "the exact GELU is computed by its usual approximation, which is off by 0.0005 at most: "
+    "TensorFlow Lite Micro has neither GELU nor the error function"
+)
 _IO_TYPES = {None: tf.float32, "int8": tf.int8, "int16x8": tf.int16}
 
 
@@ -48,10 +56,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Converted:
-    """The file's bytes and its operators in order."""
+    """The file's bytes, its operators in order, and notes on what they do in another way."""
 
     content: bytes
     operators: list[Origin]
+    notes: list[str] = field(default_factory=list)
 
 
 def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -> Converted:
@@ -76,7 +85,7 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
         for number, (tensor, shape) in enumerate(zip(model.inputs, shapes))
     ]
     calibration = _calibration(samples, specs) if quantize else None
-    concrete = _traced(_runner(model, scopes, instead), specs, calibration)
+    concrete, notes = _traced(_runner(model, scopes, instead), specs, calibration)
     if quantize:
         _refuse_loops(concrete, scopes)
 
@@ -97,7 +106,8 @@ def convert(model: keras.Model, quantize: str | None, samples: Samples | None) -
     layers = [one for one in instead.values() if isinstance(one, keras.layers.Layer)]
     variables = [v.value for holder in (model, *layers) for v in holder.variables]
     try:
-        return run_converter(concrete, variables, configure, scopes)
+        converted = run_converter(concrete, variables, configure, scopes)
+        return replace(converted, notes=notes)
     except ValueError as error:
         refused = re.search(r"16x8-bit not yet supported for op: '(\w+)'", str(error))
         if not refused:
@@ -183,19 +193,28 @@ def _runner(model: keras.Model, scopes: Scopes, instead: dict[int, object]) -> C
 
 
 def _traced(run: Callable, specs: list, calibration: Callable | None):
-    """The concrete function; where it will be quantized, its masks are such as int8 can hold."""
-    masks = Masks()
+    """The concrete function, and notes on what it does in another way than the model.
+
+    Where it will be quantized, its masks are such as int8 can hold.
+    """
+    masks, notes = Masks(), []
 
     def trace(function):
-        # The quantizer leaves a SPLIT in float32 or not, by chance (TensorFlow 2.21).
-        with contextlib.nullcontext() if calibration is None else splits_as_slices():
-            return tf.function(function, autograph=False).get_concrete_function(*specs)
+        with contextlib.ExitStack() as forms:
+            exact = forms.enter_context(gelu_as_sigmoid())
+            forms.enter_context(repeats_as_resizing())
+            if calibration is not None:
+                # The quantizer leaves a SPLIT in float32 or not, by chance (TensorFlow 2.21).
+                forms.enter_context(splits_as_slices())
+            concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
+        notes[:] = [_APPROXIMATE] if any(exact) else []
+        return concrete
 
     concrete = trace(masks.applied(run))
     if masks.any and calibration is not None:
         masks.look_at(run, [list(map(tf.constant, x.values())) for x in calibration()])
         concrete = trace(masks.applied(run))
-    return concrete
+    return concrete, notes
 
 
 def _device_type(tensor) -> str:
@@ -210,11 +229,24 @@ def _called(operation, args, kwargs):
         # Keras lets negative numbers count from the end, which TensorFlow Lite Micro can't.
         rows = tf.gather(operation.embeddings, tf.cast(args[0], tf.int32))
         return graph.with_mask(rows, operation.compute_mask(args[0]))  # attention reads it there
+    if type(operation) is keras.layers.UpSampling2D and operation.interpolation == "nearest":
+        return _enlarged(operation, args[0])  # at once: Keras repeats rows, and then columns
     layer = operation if isinstance(operation, keras.layers.Layer) else None
     if layer is not None and "training" in inspect.signature(layer.call).parameters:
         # Layers that augment data do so unless they are told not to, as `predict` tells them.
         kwargs = {**kwargs, "training": False}
     return operation(*args, **kwargs)
+
+
+def _enlarged(layer: keras.layers.UpSampling2D, images):
+    first = {"channels_last": 1, "channels_first": 2}[layer.data_format]
+    sides = zip(images.shape[first : first + 2], layer.size)
+    return keras.ops.image.resize(
+        images,
+        [side * factor for side, factor in sides],
+        interpolation="nearest",
+        data_format=layer.data_format,
+    )
 
 
 def _refuse_loops(concrete, scopes: Scopes) -> None:

@@ -110,7 +110,8 @@ def write_and_report(
             file.write(converted.content)
         report = _report(temporary, converted, model, samples)
     islands = _islands(converted.operators) if report.quantize else []
-    return replace(report, path=os.fspath(path), notes=islands + report.notes)
+    notes = [*converted.notes, *islands, *report.notes]
+    return replace(report, path=os.fspath(path), notes=notes)
 
 
 def check_graph(model) -> None:

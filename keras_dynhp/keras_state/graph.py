@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import set_keras_mask
 from keras.src.models.functional import Functional
@@ -32,6 +33,7 @@ __all__ = [
     "once_per_file",
     "output_tensors",
     "structure",
+    "traced_spec",
     "trusted_deserialization",
     "unwrapped",
     "with_inner",
@@ -135,6 +137,14 @@ def call_arguments(node: Node) -> tuple[tuple, dict]:
 def fill_in(node: Node, tensors: dict[int, object]) -> tuple[tuple, dict]:
     """The arguments of a call with every symbolic tensor replaced by `tensors[id(tensor)]`."""
     return node.arguments.fill_in(tensors)
+
+
+def traced_spec(operation: Operation, args: tuple, kwargs: dict):
+    """What an operation makes of tensors, by tracing its call; what it says of shapes is not asked.
+
+    A user's `compute_output_shape` may leave open what the inputs fix.
+    """
+    return backend.compute_output_spec(operation.call, *args, **kwargs)
 
 
 def structure(functional: keras.Model) -> tuple[object, object]:

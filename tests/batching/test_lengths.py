@@ -183,3 +183,29 @@ def test_a_model_of_a_fixed_batch_keeps_it(budget):
     logs = model.fit(x, y, **options).history
     assert set(logs["batch_size"]) == {8} and hp.on_target
     assert dynhp.find_groups(model).prunable_share <= 1.0  # states are no parameters
+
+
+class Enlarged(L.Layer):
+    """Says of its lengths only that they are open, as layers written for any image do."""
+
+    def call(self, x):
+        rows, columns = keras.ops.shape(x)[1:3]
+        return keras.ops.reshape(x, (-1, 2 * rows, 2 * columns, x.shape[-1] // 4))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None, None, shape[-1] // 4)
+
+
+@pytest.mark.parametrize("side", [None, 6])
+def test_a_layer_that_leaves_open_what_its_inputs_fix(side):
+    inputs = keras.Input((side, side, 1))
+    x = L.Conv2D(8, 3, padding="same")(L.Conv2D(16, 3, padding="same")(inputs))
+    model = keras.Model(inputs, L.Conv2D(1, 1)(Enlarged()(x)))
+    model.compile("adam", "mse")
+    before = model.count_params()
+    hp = dynhp.DynHP("40MB", target=dynhp.Target(compression=2))
+    logs = model.fit(
+        np.ones((8, 6, 6, 1)), np.ones((8, 12, 12, 1)), epochs=3, verbose=0, callbacks=[hp]
+    ).history
+    assert model.count_params() <= before / 2
+    assert 0 < logs["train_memory"][-1] < 40e6

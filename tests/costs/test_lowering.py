@@ -56,7 +56,8 @@ def activations(x):
     x = layers.LeakyReLU()(layers.PReLU()(layers.Conv2D(4, 3, activation="tanh")(x)))
     x = layers.Conv2D(4, 1, activation="hard_swish")(layers.ReLU()(x))
     x = layers.BatchNormalization()(layers.Conv2D(4, 1, activation="relu6")(x))
-    return layers.Activation("sigmoid")(layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
+    x = ops.gelu(layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
+    return layers.Activation("sigmoid")(layers.Dense(3)(x))
 
 
 def merging(x):
@@ -70,14 +71,21 @@ def moving(x):
     x = layers.ZeroPadding2D(1)(layers.Rescaling(1 / 255, offset=-0.5)(x))
     x = layers.Conv2D(4, 3, strides=2)(layers.Cropping2D(1)(x))
     x = layers.AveragePooling2D(2)(layers.UpSampling2D(interpolation="bilinear")(x))
+    x = layers.Conv2D(5, 3, activation="gelu")(layers.UpSampling2D()(x))
     x = layers.SeparableConv2D(6, 3, padding="same", activation="relu")(x)
     x = layers.Conv2DTranspose(3, 3, strides=2)(x)
     return layers.Dense(2)(ops.take(layers.Flatten()(x), [1, 3, 5, 7], axis=1))
 
 
+def repeating(x):
+    x = layers.RepeatVector(3)(layers.Dense(4)(layers.Flatten()(x)))
+    return layers.Conv1D(2, 3)(layers.UpSampling1D(2)(x))
+
+
 @pytest.mark.parametrize(
     ("build", "shape"),
     [
+        (repeating, (6,)),
         (one_dimension, (20, 4)),
         (activations, (12, 12, 3)),
         (merging, (8, 8, 3)),

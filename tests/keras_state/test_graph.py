@@ -67,6 +67,19 @@ def test_arguments_and_their_replacement(model):
     assert ks.fill_in(add, {id(one): 1, id(other): 2}) == ((1, 2), {})
 
 
+def test_shapes_by_tracing_a_call():
+    class Vague(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.concatenate([x, x], axis=1)
+
+        def compute_output_shape(self, shape):
+            return (shape[0], None, shape[2])
+
+    x, layer = keras.KerasTensor((1, 3, 2)), Vague()
+    assert layer.compute_output_spec(x).shape == (1, None, 2)
+    assert ks.traced_spec(layer, (x,), {}).shape == (1, 6, 2)
+
+
 def test_constants_stay_arguments(model):
     (node,) = [
         n for n in ks.nodes_in_order(model) if ks.bare_operation_name(n.operation) == "Multiply"

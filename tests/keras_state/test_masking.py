@@ -1,13 +1,11 @@
-"""How Keras hides positions from a softmax, and splits tensors in cells."""
+"""How Keras hides positions from a softmax."""
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers as L
 
 from keras_dynhp.keras_state.masking import hidden_by
-from keras_dynhp.keras_state.splits import splits_as_slices
 
 X = np.random.default_rng(0).normal(size=(2, 4, 6)).astype("float32")
 
@@ -42,20 +40,3 @@ def test_every_softmax_with_a_mask_asks_once(attend):
 
 def _alone(layer):
     return lambda x, y, **kwargs: layer([x, y], **kwargs)
-
-
-@pytest.mark.parametrize("cell", [L.LSTM, L.GRU])
-def test_cells_split_by_slices(cell):
-    layer = cell(5, unroll=True)
-    expected = layer(X)
-
-    def operators():
-        function = tf.function(lambda x: layer(x), autograph=False)
-        concrete = function.get_concrete_function(tf.TensorSpec(X.shape))
-        return {one.type for one in concrete.graph.get_operations()}, concrete(X)
-
-    assert "Split" in operators()[0]
-    with splits_as_slices():
-        names, made = operators()
-    assert "Split" not in names
-    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,72 @@
+"""What TensorFlow Lite Micro has no operator for, in a form for which it has."""
+
+import keras
+import networks
+import pytest
+from keras import layers, ops
+
+from keras_dynhp.export.tflite import export_tflite
+
+
+def decoder():
+    """The end of an autoencoder or a U-Net."""
+    inputs = keras.Input((4, 6, 3))
+    x = layers.UpSampling2D()(layers.Conv2D(4, 3, padding="same", activation="relu")(inputs))
+    return keras.Model(inputs, layers.Conv2D(3, 3)(x))
+
+
+def decoder_of_channels_first():
+    inputs = keras.Input((3, 4, 6))
+    x = layers.UpSampling2D((3, 2), data_format="channels_first")(inputs)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def sequence_autoencoder():
+    inputs = keras.Input((5, 3))
+    code = layers.GRU(4, unroll=True)(inputs)
+    x = layers.GRU(4, return_sequences=True)(layers.RepeatVector(5)(code))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def longer():
+    inputs = keras.Input((6, 4))
+    x = layers.Conv1D(4, 3, padding="same")(layers.UpSampling1D(2)(inputs))
+    return keras.Model(inputs, layers.Dense(2)(ops.tile(x, (1, 1, 3))))
+
+
+def volume():
+    inputs = keras.Input((2, 3, 2, 2))
+    return keras.Model(inputs, layers.Dense(2)(layers.UpSampling3D(2)(inputs)))
+
+
+ENLARGING = [decoder, decoder_of_channels_first, sequence_autoencoder, longer, volume]
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("make", ENLARGING, ids=lambda make: make.__name__)
+def test_what_repeats_numbers(make, quantize, tmp_path):
+    model = networks.with_weights(make())
+    data = networks.samples(model, 200)
+    report = export_tflite(model, str(tmp_path / "m.tflite"), quantize, data)
+    resized = sum(op.count for op in report.ops if op.name == "RESIZE_NEAREST_NEIGHBOR")
+    assert resized == {volume: 3, longer: 2}.get(make, 1)
+    assert report.fidelity.worst_difference < (0.15 if quantize else 1e-5)
+    # The runtimes round every step of a loop a little differently.
+    steps = 5 if make is sequence_autoencoder else 1
+    assert report.agreement.worst <= (steps if quantize else 1e-5)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int16x8"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_gelu(exact, quantize, tmp_path):
+    inputs = keras.Input((16,))
+    activation = "gelu" if exact else lambda x: keras.activations.gelu(x, approximate=True)
+    hidden = layers.Dense(32, activation=activation)(inputs)
+    model = networks.with_weights(keras.Model(inputs, layers.Dense(4)(hidden)))
+    data = networks.samples(model, 200)
+    report = export_tflite(model, str(tmp_path / "m.tflite"), quantize, data)
+    assert {"LOGISTIC", "MUL"} < {op.name for op in report.ops}
+    allowed = {None: 5e-3 if exact else 1e-5, "int8": 0.15, "int16x8": 0.15}[quantize]
+    assert report.fidelity.worst_difference < allowed
+    assert any("GELU" in note for note in report.notes) == exact
+    assert not any("float32" in note for note in report.notes)
