@@ -99,6 +99,11 @@ def find_rule(operation) -> tuple[Callable | None, str]:
             return _LAYER_RULES[base], ""
     if isinstance(operation, keras.Model):
         return None, f"{kind} is a subclassed model, whose graph can't be seen"
+    if len(ks.with_inner(operation)) > 1:
+        return None, (
+            f"no rule for {kind}, which is made of layers: call its call() in its place (the guide "
+            "to custom layers says when), or teach it with register_rule"
+        )
     return None, f"no rule for {kind}; teach it with register_rule"
 
 

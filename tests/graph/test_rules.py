@@ -41,6 +41,25 @@ def test_an_unknown_layer_is_a_barrier_with_its_name():
     assert "mystery" in kept.reason
 
 
+def test_a_barrier_made_of_layers_says_how_they_are_reached():
+    class Block(L.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner, self.last = L.Dense(4, "relu"), L.Dense(5)
+
+        def call(self, x):
+            return x + self.last(self.inner(x))
+
+    found = check_barrier(model_with(Block(name="block")))
+    assert "call its call() in its place" in found.barriers["block"]
+    inputs = keras.Input((6,))
+    x = Block().call(L.Dense(5, name="first")(inputs))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    found = check(model)
+    assert found.error <= 1e-6 and not found.groups.barriers
+    assert [group.size for group in found.groups] == [5, 4]
+
+
 def check_barrier(model):
     groups = dynhp.find_groups(model)
     assert all("first" not in group.layers for group in groups)
