@@ -311,6 +311,7 @@ def _without_int16(name: str, in_float: Converted) -> UnsupportedOperatorError:
 def _checked(content: bytes, scopes: Scopes) -> Converted:
     """Refuse what the micro runtime lacks while the names are still there, then drop them."""
     model = flatbuffer.read(content)
+    flatbuffer.select_as_the_newer(model)
     operators = []
     last = scopes.names[-1] if scopes.names else ""
     unsized: list[str] = []

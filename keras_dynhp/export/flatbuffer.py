@@ -128,6 +128,40 @@ def order_interface(model: schema.ModelT) -> None:
     subgraph.outputs = np.array([entry.tensorIndex for entry in signature.outputs], np.int32)
 
 
+def select_as_the_newer(model: schema.ModelT) -> None:
+    """SELECT becomes SELECT_V2, which TensorFlow Lite Micro has; the tree is changed.
+
+    The newer one spreads its arguments over each other, the old one in another way: where all have
+    one shape both are the same, and elsewhere the old one stays.
+    """
+    builtin = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    if schema.BuiltinOperator.SELECT not in builtin:
+        return
+    older = builtin.index(schema.BuiltinOperator.SELECT)
+    operators = [
+        (subgraph, operator)
+        for subgraph in model.subgraphs
+        for operator in subgraph.operators or []
+    ]
+    calls = [(graph, operator) for graph, operator in operators if operator.opcodeIndex == older]
+    for graph, operator in calls:
+        if len({tuple(graph.tensors[number].shape) for number in operator.inputs}) > 1:
+            return
+    newer = schema.BuiltinOperator.SELECT_V2
+    for _, operator in calls:
+        operator.builtinOptionsType = schema.BuiltinOptions.SelectV2Options
+        operator.builtinOptions = schema.SelectV2OptionsT()
+    code = model.operatorCodes[older]
+    if newer not in builtin:
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = newer, newer, 1
+        return
+    for _, operator in calls:
+        operator.opcodeIndex = builtin.index(newer)
+    model.operatorCodes.remove(code)
+    for _, operator in operators:
+        operator.opcodeIndex -= operator.opcodeIndex > older
+
+
 def _strip(tensor: schema.TensorT) -> None:
     tensor.name = None
     if not has_open_size(tensor):

@@ -3,8 +3,10 @@
 import keras
 import networks
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
+from keras_dynhp.export import convert, flatbuffer
 from keras_dynhp.export.tflite import export_tflite
 
 
@@ -76,3 +78,43 @@ def test_gelu(exact, quantize, tmp_path):
     assert report.fidelity.worst_difference < allowed
     assert any("GELU" in note for note in report.notes) == exact
     assert not any("float32" in note for note in report.notes)
+
+
+def leaky(x):
+    return ops.where(x > 0, x, 0.1 * x)
+
+
+def selected_in_two_ways(x):
+    """Of one shape, and with a number that is spread: the converter makes SELECT and SELECT_V2."""
+    return ops.where(x > 1, 1.0, leaky(x))
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("activation", [leaky, selected_in_two_ways])
+def test_select(activation, quantize, tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(4)(layers.Dense(16, activation=activation)(inputs)))
+    data = networks.samples(networks.with_weights(model), 200)
+    path = tmp_path / "m.tflite"
+    report = export_tflite(model, str(path), quantize, data)
+    count = {leaky: 1, selected_in_two_ways: 2}[activation]
+    assert [op.count for op in report.ops if op.name == "SELECT_V2"] == [count]
+    assert report.agreement.worst <= (1 if quantize else 1e-5)
+    assert quantize or report.fidelity.worst_difference < 1e-5
+    codes = [code.builtinCode for code in flatbuffer.read(path.read_bytes()).operatorCodes]
+    assert flatbuffer.schema.BuiltinOperator.SELECT not in codes
+    assert codes.count(flatbuffer.schema.BuiltinOperator.SELECT_V2) == 1
+
+
+def test_select_of_rows_stays_what_it_is():
+    """The old one takes a condition for each row, which the newer would take for the columns."""
+    rows = tf.raw_ops.Select
+
+    @tf.function(autograph=False)
+    def function(condition, x):
+        return {"output_0": rows(condition=condition, x=x, y=-x)}
+
+    specs = tf.TensorSpec((3,), tf.bool, "input_0"), tf.TensorSpec((3, 3), tf.float32, "input_1")
+    concrete = function.get_concrete_function(*specs)
+    with pytest.raises(convert.UnsupportedOperatorError, match="SELECT"):
+        convert.run_converter(concrete, [], lambda converter: None)
