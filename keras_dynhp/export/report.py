@@ -114,7 +114,8 @@ class DeviceReport:
         fidelity: accuracy and worst difference against the Keras model; None without samples.
         agreement: TensorFlow Lite Micro against the LiteRT interpreter; None where not run.
         npu: Vela's figures for an Ethos-U; None where not asked for.
-        notes: plain statements of what could not be measured, and warnings.
+        notes: plain statements of what could not be measured or is computed in another way, and
+            warnings.
     """
 
     path: str

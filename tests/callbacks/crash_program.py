@@ -44,10 +44,9 @@ def train(folder: pathlib.Path, data: str) -> None:
         schedule="linear",
         batch_size="dynamic",
     )
-    validated = {"validation_data": (x, y)} if data == "arrays" else {}
     callbacks = [
         keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=0.2),
-        EarlyStopping("val_loss" if validated else "loss", patience=20, restore_best_weights=True),
+        EarlyStopping("val_loss", patience=20, restore_best_weights=True),
         hp,
         BackupAndRestore(folder / "backup", delete_checkpoint=False),
         # Something of the user's draws from the generators that the process shares.
@@ -57,7 +56,7 @@ def train(folder: pathlib.Path, data: str) -> None:
             )
         ),
     ]
-    options = {"epochs": EPOCHS, "verbose": 0, "callbacks": callbacks, **validated}
+    options = {"epochs": EPOCHS, "verbose": 0, "callbacks": callbacks, "validation_data": (x, y)}
     if data == "arrays":
         history = model.fit(x, y, batch_size=16, **options)
     else:

@@ -69,7 +69,7 @@ def _is_downloaded(name):
     return tfds.builder(name).data_path.exists()
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_images_come_whole_through_tensorflow_datasets(name):
     if not _is_downloaded(name):
         pytest.skip(f"{name} has not been downloaded")

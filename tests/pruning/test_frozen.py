@@ -100,17 +100,16 @@ def test_layers_unfrozen_between_two_fits_are_pruned_in_the_second():
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[hp])
     widths = hp._engine.widths()
     assert hp.on_target and set(widths) == {"base/features", "hidden"}
-    hp._engine.goals.limits["params"] = full / 2  # as if it had been on the way there
+    hp._engine.goals.limits["params"] = full / 5  # as if it had been on the way there
     base.trainable = True
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(X, Y, epochs=4, verbose=0, callbacks=[hp])
-    assert hp.on_target and model.count_params() <= full / 2
+    assert hp.on_target and model.count_params() <= full / 5
     now = hp._engine.widths()
     assert set(now) == {*widths, "base/first", "base/inner"}
     assert all(now[name] <= width for name, width in widths.items())
     assert now["base/first"] == base.get_layer("first").filters
-    assert now["base/inner"] == base.get_layer("inner").filters
-    assert now["base/first"] < 6 or now["base/inner"] < 5
+    assert now["base/inner"] == base.get_layer("inner").filters < 5
     assert not any("frozen" in why for why in hp.report.kept.values())
 
 

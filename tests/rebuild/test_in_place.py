@@ -123,7 +123,7 @@ def test_models_inside_stay_the_objects_they_were(inner, around, tmp_path):
     assert encoder.predict(x, verbose=0).shape[1] == encoder.outputs[0].shape[1] == 4
     former.come_back(values)
     is_whole()
-    np.testing.assert_allclose(model(x), before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.predict(x, verbose=0), before, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(encoder.predict(x, verbose=0), code, rtol=1e-5, atol=1e-6)
     # Freezing and fine-tuning it, as Keras's guide to transfer learning does.
     was = [np.asarray(variable) for variable in encoder.variables]
