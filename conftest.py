@@ -43,8 +43,10 @@ def _same_numbers():
     import keras
     from tensorflow.python.eager import context
 
+    from keras_dynhp.keras_state.random import eager_generator
+
     if context.global_seed() == _SEED:
-        context.context()._rng.seed(_SEED)
+        eager_generator().seed(_SEED)
         random.seed(_SEED)  # from which Keras draws the seeds of initializers
         np.random.seed(_SEED)
     else:

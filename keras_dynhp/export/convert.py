@@ -225,12 +225,9 @@ def _device_type(tensor) -> str:
 
 def _called(operation, args, kwargs):
     """What an operation makes of its arguments when nothing is trained."""
-    if type(operation) is keras.layers.Embedding:
-        # Keras lets negative numbers count from the end, which TensorFlow Lite Micro can't.
-        rows = tf.gather(operation.embeddings, tf.cast(args[0], tf.int32))
-        return graph.with_mask(rows, operation.compute_mask(args[0]))  # attention reads it there
-    if type(operation) is keras.layers.UpSampling2D and operation.interpolation == "nearest":
-        return _enlarged(operation, args[0])  # at once: Keras repeats rows, and then columns
+    form = _FORMS.get(type(operation))
+    if form is not None:
+        return form(operation, args[0])
     layer = operation if isinstance(operation, keras.layers.Layer) else None
     if layer is not None and "training" in inspect.signature(layer.call).parameters:
         # Layers that augment data do so unless they are told not to, as `predict` tells them.
@@ -238,7 +235,16 @@ def _called(operation, args, kwargs):
     return operation(*args, **kwargs)
 
 
+def _rows(layer: keras.layers.Embedding, numbers):
+    """Keras lets negative numbers count from the end, which TensorFlow Lite Micro can't."""
+    rows = tf.gather(layer.embeddings, tf.cast(numbers, tf.int32))
+    return graph.with_mask(rows, layer.compute_mask(numbers))  # attention reads it there
+
+
 def _enlarged(layer: keras.layers.UpSampling2D, images):
+    """At once: Keras repeats rows, and then columns, where it takes the nearest."""
+    if layer.interpolation != "nearest":
+        return layer(images)
     first = {"channels_last": 1, "channels_first": 2}[layer.data_format]
     sides = zip(images.shape[first : first + 2], layer.size)
     return keras.ops.image.resize(
@@ -247,6 +253,10 @@ def _enlarged(layer: keras.layers.UpSampling2D, images):
         interpolation="nearest",
         data_format=layer.data_format,
     )
+
+
+# Layers that are computed in another way on the device; classes derived from them are not.
+_FORMS = {keras.layers.Embedding: _rows, keras.layers.UpSampling2D: _enlarged}
 
 
 def _refuse_loops(concrete, scopes: Scopes) -> None:

@@ -37,7 +37,12 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     if code.customCode is not None:
         return bytes(code.customCode).decode()
-    return _OPERATOR_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return _OPERATOR_NAMES[_builtin(code)]
+
+
+def _builtin(code: schema.OperatorCodeT) -> int:
+    """Codes below 127 stand in the older field as well, or only there."""
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def called_subgraphs(operator: schema.OperatorT) -> list[int]:
@@ -134,7 +139,7 @@ def select_as_the_newer(model: schema.ModelT) -> None:
     The newer one spreads its arguments over each other, the old one in another way: where all have
     one shape both are the same, and elsewhere the old one stays.
     """
-    builtin = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    builtin = [_builtin(code) for code in model.operatorCodes]
     if schema.BuiltinOperator.SELECT not in builtin:
         return
     older = builtin.index(schema.BuiltinOperator.SELECT)

@@ -11,7 +11,7 @@ from keras.src.backend.common import global_state
 from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
-__all__ = ["get_random_state", "set_random_state"]
+__all__ = ["eager_generator", "get_random_state", "set_random_state"]
 
 _KERAS_GENERATOR = "global_seed_generator"
 
@@ -24,7 +24,7 @@ def get_random_state() -> dict:
     Seeds of layers (dropout) are variables of the model and not among them.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state()
-    eager = _eager_generator()
+    eager = eager_generator()
     state = {
         "python": random.getstate(),
         "numpy": [kind, keys, position, has_gauss, gauss],
@@ -44,10 +44,10 @@ def set_random_state(state: dict) -> None:
     """Put the generators back into the state that `get_random_state` read."""
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, np.asarray(keys), position, has_gauss, gauss))
-    if state["tensorflow_eager"] is not None and _eager_generator() is not None:
+    if state["tensorflow_eager"] is not None and eager_generator() is not None:
         # Operations that ran with a seed count on from there, until a seed is set again.
         tf.random.set_seed(context.global_seed())
-        _eager_generator().setstate(_as_tuples(state["tensorflow_eager"]))
+        eager_generator().setstate(_as_tuples(state["tensorflow_eager"]))
     if state["tensorflow"] is not None:
         tf.random.get_global_generator().state.assign(state["tensorflow"])
     if state["keras"] is not None:
@@ -60,7 +60,7 @@ def set_random_state(state: dict) -> None:
     random.setstate(_as_tuples(state["python"]))
 
 
-def _eager_generator() -> random.Random | None:
+def eager_generator() -> random.Random | None:
     """What seeds eager operations; there is none before a program sets a seed, or needs one."""
     return getattr(context.context(), "_rng", None)
 
