@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import pathlib
 import time
+import timeit
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from keras import layers as L
 
 import keras_dynhp as dynhp
 from benchmarks.tables import made_by
+from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.rebuild.plan import plan_rebuild
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -38,13 +40,15 @@ def stacked(blocks: int, width: int) -> keras.Model:
 
 def measure(name: str, model: keras.Model, repeats: int = 3) -> dict:
     """The shortest of a few tracings and plannings in which half of every group goes."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
+
+    def follow() -> ChannelGroups:
         groups = dynhp.find_groups(model)
         keep = {group.name: np.arange(group.size) % 2 == 0 for group in groups}
         plan_rebuild(groups, groups.survivors(keep))
-        seconds.append(time.process_time() - start)
+        return groups
+
+    groups = follow()
+    seconds = timeit.repeat(follow, timer=time.process_time, number=1, repeat=repeats)
     return {
         "model": name,
         "operations": len(model.operations),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 
 import pytest
 
@@ -13,8 +14,17 @@ from benchmarks.tracing_cost import RESULTS, measure, stacked
     ("small", "large"), [((10, 8), (80, 8)), ((2, 64), (2, 512))], ids=["deeper", "wider"]
 )
 def test_eight_times_the_model_costs_no_more_than_eight_times_the_time(small, large):
-    less, more = (measure(str(size), stacked(*size))["seconds"] for size in (small, large))
-    assert more <= 12 * less
+    """What else the machine does makes a measurement longer, never shorter: the shortest count."""
+    models = stacked(*small), stacked(*large)
+    less = more = math.inf
+    for _ in range(10):
+        less, more = (
+            min(shortest, measure("", model)["seconds"])
+            for shortest, model in zip((less, more), models)
+        )
+        if more <= 12 * less:
+            return
+    pytest.fail(f"{more} seconds, more than twelve times {less}")
 
 
 def test_the_largest_application_takes_seconds():
