@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import os
 import random
+import re
 import sys
 import typing
 from pathlib import Path
@@ -28,6 +29,15 @@ gc.set_threshold(20_000, 20, 20)
 # that goes through the protocol's attributes anew each time, a tenth of all that is computed here.
 if sys.version_info < (3, 12):
     typing._get_protocol_attrs = functools.lru_cache(None)(typing._get_protocol_attrs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a sweep the suite runs the cases that its marker's pattern finds; the others are slow."""
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep is not None and not re.search(sweep.args[0], item.callspec.id):
+            item.add_marker("slow")
 
 
 _SEED = 0

@@ -17,21 +17,23 @@ X, Y = data()
 
 
 @pytest.mark.timeout(900)  # some fifty short trainings: two minutes where nothing else runs
-def test_killed_at_twenty_moments(tmp_path, run_alone):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_so_many_moments(kills, tmp_path, run_alone):
     """Between, in the middle of epochs, of saves and of rebuilds; every number must be equal."""
     program = pathlib.Path(__file__).parent / "crash_program.py"
 
     def run(kind):
         folder = tmp_path / kind
         folder.mkdir()
-        return run_alone(program, folder, kind, 10, timeout=880)
+        return run_alone(program, folder, kind, kills, timeout=880)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for printed in pool.map(run, ["arrays", "stream"]):
-            kills = json.loads(printed)
-            assert sum(killed for _, killed, _ in kills) == 10
-            assert {"save", "rebuild"} <= {kill for kill, killed, _ in kills if killed}
-            assert any(epoch is not None for _, _, epoch in kills)
+            runs = json.loads(printed)
+            places = [place for place, killed, _ in runs if killed]
+            assert len(places) == kills
+            assert kills < 10 or {"save", "rebuild"} <= set(places)
+            assert any(epoch is not None for _, _, epoch in runs)
 
 
 def fit(folder, *more, model=None, epochs=4):

@@ -10,14 +10,17 @@ from keras_dynhp.costs.flash import BYTES_PER_BIAS, BYTES_PER_WEIGHT, estimate_f
 
 # Widths of a half have a quarter of the weights, of 0.3 a tenth.
 CASES = [(name, scale) for name in networks.NETWORKS for scale in (1.0, 0.5, 0.3)]
+some_in_suite = pytest.mark.sweep(r"-(1|0\.3)")
 
 
+@some_in_suite
 @pytest.mark.parametrize(("name", "scale"), CASES)
 def test_flash_within_3_percent(name, scale, measured):
     model, path, _ = measured(name, scale)
     assert estimate_flash(model) == pytest.approx(path.stat().st_size, rel=0.03)
 
 
+@some_in_suite
 @pytest.mark.parametrize(("name", "scale"), CASES)
 def test_arena_within_10_percent(name, scale, measured):
     model, _, arena = measured(name, scale)

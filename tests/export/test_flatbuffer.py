@@ -34,6 +34,7 @@ def files(request, tmp_path_factory):
     return before, after, networks.samples(model, 50, seed=1)
 
 
+@pytest.mark.sweep("int8")
 def test_every_runtime_computes_the_same(files):
     before, after, x = files
     assert after.stat().st_size < before.stat().st_size - 2000
@@ -58,6 +59,7 @@ def test_vela_sees_the_same(files):
     assert vela.measure(str(after)) == vela.measure(str(before))
 
 
+@pytest.mark.sweep("int8")
 def test_nothing_is_written_twice_and_everything_is_aligned(files):
     _, after, _ = files
     content = after.read_bytes()

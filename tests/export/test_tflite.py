@@ -29,6 +29,7 @@ def path(tmp_path):
     return str(tmp_path / "model.tflite")
 
 
+@pytest.mark.sweep("int8")
 @pytest.mark.parametrize("name", networks.NETWORKS)
 @pytest.mark.parametrize("quantize", [None, "int8", "int16x8"])
 def test_every_benchmark_network(name, quantize, path):

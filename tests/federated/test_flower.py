@@ -67,6 +67,7 @@ def test_two_nodes_one_with_little_memory_and_a_server_that_dies(tmp_path):
     assert counted < traffic["total-bytes"] < 2 * counted + 60_000
 
 
+@pytest.mark.slow
 def test_a_node_without_a_registered_key_is_refused(tmp_path):
     keys = tmp_path / "keys"
     script = [sys.executable, str(EXAMPLE / "make_certificates.py"), f"--out={keys}", "--nodes=2"]

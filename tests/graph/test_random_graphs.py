@@ -32,6 +32,7 @@ def one_graph(data):
     examine(model, data.draw(st.integers(0, 99)), data.draw(st.booleans()))
 
 
+@pytest.mark.sweep("0")
 @pytest.mark.parametrize("part", range(5))
 def test_random_graphs(float64, part):
     rules = settings(

@@ -9,9 +9,19 @@ from benchmarks.exactness import check, difference, outputs_of
 from benchmarks.support_cases import CASES, HAS_ADAPTIVE_POOLING, KEPT, NONE, PRUNED
 from benchmarks.support_matrix import CONTEXTS, PAGE, page, plain
 
+ALONE, *TURNS = CONTEXTS
+
+
+def cell(number, case, context):
+    """The suite has every case by itself and in one other context, in turns; the rest is slow."""
+    in_suite = context in (ALONE, TURNS[number % len(TURNS)])
+    marks = () if in_suite else pytest.mark.slow
+    return pytest.param(case, context, id=f"{case.name} / {context}", marks=marks)
+
+
 CELLS = [
-    pytest.param(case, context, id=f"{case.name} / {context}")
-    for case in CASES
+    cell(number, case, context)
+    for number, case in enumerate(CASES)
     for context in CONTEXTS
     if context not in case.without
 ]

@@ -95,6 +95,7 @@ def test_taylor_lets_go_of_what_the_loss_does_not_feel(trainable):
     )
 
 
+@pytest.mark.slow
 def test_taylor_beats_chance_on_trained_networks():
     """On average: what a single small network keeps, untuned, differs by ten points by its seed."""
     from sklearn.datasets import load_digits

@@ -53,6 +53,7 @@ def dataset():
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(30)
 
 
+@pytest.mark.sweep("arrays|generator")
 @pytest.mark.parametrize(
     ("make", "samples"),
     [

@@ -81,7 +81,16 @@ MISSING = {
 }
 VARIANTS = {name: make for name, make in VARIANTS.items() if not MISSING.get(name)}
 
-every_optimizer = pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
+# One of each kind of state; those that differ from it in a setting are in the sweep.
+in_suite = pytest.mark.sweep(
+    r"^(sgd_momentum|adam|rmsprop_centered|adafactor|nadam|ftrl|lion|muon|schedule_free|"
+    r"loss_scale_adam|multi_map|multi_function|ema|accumulation|global_clipnorm)$"
+)
+
+
+def every_optimizer(test):
+    return in_suite(pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)(test))
+
 
 # The longer side of each kernel is not the one that is cut: Muon scales its steps by it.
 INPUTS, HIDDEN, OUTPUTS = 20, 12, 16
@@ -186,6 +195,7 @@ def float64():
 UNCOUPLED = [name for name in VARIANTS if "adafactor" not in name]
 
 
+@in_suite
 @pytest.mark.parametrize("make", [VARIANTS[name] for name in UNCOUPLED], ids=UNCOUPLED)
 def test_without_its_dead_neurons_a_network_trains_on_as_with_them(make, float64):
     whole, its_optimizer = trained(make, steps=3, dtype="float64", dead=True)
@@ -261,6 +271,7 @@ def test_variables_are_those_of_a_fresh_optimizer_on_the_smaller_model(make):
 SAVEABLE = [name for name in VARIANTS if name != "multi_function"]
 
 
+@in_suite
 @pytest.mark.parametrize("make", [VARIANTS[name] for name in SAVEABLE], ids=SAVEABLE)
 def test_a_saved_model_goes_on_where_the_optimizer_stands(make, tmp_path):
     model, optimizer = trained(make, steps=4)

@@ -20,6 +20,7 @@ TUNERS = {
 }
 
 
+@pytest.mark.sweep("Hyperband")
 @pytest.mark.parametrize("kind", TUNERS)
 def test_every_tuner_gives_back_the_pruned_networks(kind, tmp_path, data):
     def make():

@@ -36,6 +36,7 @@ def wait_for(found, processes, seconds=200):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_killed_in_a_trial_comes_back_to_it(tmp_path, monkeypatch, start):
     with socket.socket() as free:
