@@ -22,7 +22,7 @@ test: lint
 	$(MAKE) demo
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m slow
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/train_image_classifier.py --out=runs/demo

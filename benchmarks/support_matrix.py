@@ -2,7 +2,7 @@
 
     python -m benchmarks.support_matrix
 
-writes docs/support_matrix.md. tests/graph/test_support.py runs every cell.
+writes docs/support_matrix.md. tests/graph/test_support.py has a test for every cell.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def page() -> str:
         "and masks of steps given to a layer, and what must not be pruned have tests of",
         "their own: tests/graph/test_named_cases.py and tests/graph/test_adversarial.py.",
         "",
-        "Written by `python -m benchmarks.support_matrix`, checked by tests/graph/test_support.py.",
+        "Written by `python -m benchmarks.support_matrix`, checked by tests/graph/test_support.py:",
+        "every row by itself in `make test`, every cell in `make test-slow`; CI runs both.",
         "",
     ]
     words = {PRUNED: "pruned", KEPT: "kept whole", NONE: "-"}

@@ -35,6 +35,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.sweep("DynHP|batch")
 @pytest.mark.parametrize("callback", [dynhp.PruneAndRebuild, dynhp.DynHP])
 @pytest.mark.parametrize("where", ["on_train_batch_end", "on_test_batch_end", "on_epoch_end"])
 def test_an_interrupted_fit_leaves_nothing_in_the_training_step(callback, where):

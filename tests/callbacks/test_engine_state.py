@@ -89,10 +89,12 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.sweep("Adam-False|Nadam-True")
 @pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize(
     "optimizer",
     [lambda: keras.optimizers.Adam(0.01), lambda: keras.optimizers.Nadam(0.01)],
+    ids=["Adam", "Nadam"],
 )
 def test_going_back_gives_the_network_of_then(tmp_path, optimizer, sequential):
     model = network()

@@ -69,6 +69,7 @@ def _is_downloaded(name):
     return tfds.builder(name).data_path.exists()
 
 
+@pytest.mark.sweep("fashion")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_images_come_whole_through_tensorflow_datasets(name):
     if not _is_downloaded(name):

@@ -27,6 +27,7 @@ def strategy_and_grid(federation, **options):
     return DynHPStrategy(build_model(), target, 3, **options), federation.LocalGrid(nodes)
 
 
+@pytest.mark.sweep("too low")
 @pytest.mark.parametrize("safety", [goals.SAFETY["flash"], 1.25], ids=["as it is", "too low"])
 def test_the_real_file_is_small_enough(federation, safety, monkeypatch, tmp_path):
     # "too low": as if the estimate promised less than the device needs.

@@ -156,6 +156,7 @@ def test_layers_on_permuted_maps(layer):
 # ---- one layer, one call that can shrink and one that can't --------------------------------------
 
 
+@pytest.mark.sweep("True")
 @pytest.mark.parametrize(
     "layer",
     [

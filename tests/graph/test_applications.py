@@ -22,7 +22,7 @@ from keras_dynhp import find_groups
 FAST = ["MobileNetV3Small", "VGG16"]
 
 
-@pytest.mark.sweep("MobileNet")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_exact(name):
     row = measure(name, True)

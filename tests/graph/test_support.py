@@ -13,8 +13,9 @@ ALONE, *TURNS = CONTEXTS
 
 
 def cell(number, case, context):
-    """The suite has every case by itself and in one other context, in turns; the rest is slow."""
-    in_suite = context in (ALONE, TURNS[number % len(TURNS)])
+    """The suite has every case by itself, every second in one other context; the rest is slow."""
+    turn = number % (2 * len(TURNS))
+    in_suite = context == ALONE or context in TURNS[turn : turn + 1]
     marks = () if in_suite else pytest.mark.slow
     return pytest.param(case, context, id=f"{case.name} / {context}", marks=marks)
 
