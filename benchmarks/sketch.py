@@ -58,6 +58,7 @@ class Method:
         decay: decoupled weight decay, relative to the learning rate.
         widths: of the hidden layers.
         epochs: of training.
+        average: the share of the training, its last, over whose steps weights are averaged.
     """
 
     compression: float = 10
@@ -74,6 +75,7 @@ class Method:
     decay: float = 0.0
     widths: tuple[int, int] = (300, 100)
     epochs: int = EPOCHS
+    average: float = 0.0
 
 
 ROWS = {
@@ -118,6 +120,7 @@ VARIANTS = {
     "rates_full": Variant("learning rates grow in proportion", {"rates": 1.0}),
     "dropout": Variant("5% dropout of hidden neurons", {"dropout": 0.05}),
     "decay": Variant("weight decay of 0.3", {"decay": 0.3}),
+    "average": Variant("weights averaged over the last 30% of the steps", {"average": 0.3}),
     "dense": Variant("the full network", {"compression": 1}),
     "static": Variant("784-30-66 from the start", {"compression": 1, "widths": (30, 66)}),
     "static_long": Variant(
@@ -305,6 +308,7 @@ def train(method: Method, data, seed: int) -> tuple[Network, float]:
     random = np.random.default_rng(seed)
     network = Network(method, random)
     full, worth = _size(network.widths), None
+    sums, summed = None, 0
     steps = -(-len(data.x_train) // BATCH)
 
     def goal(epochs_done: int) -> float:
@@ -332,6 +336,9 @@ def train(method: Method, data, seed: int) -> tuple[Network, float]:
             x = data.x_train[rows]
             x = x if len(network.inputs) == 784 else x[:, network.inputs]
             right += network.step(x, data.y_train[rows], rate, random, fading)
+            if epoch >= (1 - method.average) * method.epochs:
+                sums = [s + w for s, w in zip(sums or itertools.repeat(0.0), network.weights)]
+                summed += 1
         worth = network.scores(random)
         if _size(network.widths) <= due:
             continue
@@ -346,6 +353,8 @@ def train(method: Method, data, seed: int) -> tuple[Network, float]:
             network.make_up(data.x_train, masks)
         network.shrink(masks)
         worth = [score[mask] for score, mask in zip(worth, masks)]
+    if summed:
+        network.weights = [np.float32(s / summed) for s in sums]
     return network, 100 * right / len(data.x_train)
 
 
