@@ -32,8 +32,9 @@ def test_killed_at_so_many_moments(kills, tmp_path, run_alone):
             runs = json.loads(printed)
             places = [place for place, killed, _ in runs if killed]
             assert len(places) == kills
-            assert kills < 10 or {"save", "rebuild"} <= set(places)
-            assert any(epoch is not None for _, _, epoch in runs)
+            if kills == 10:  # three may all come before the first backup
+                assert {"save", "rebuild"} <= set(places)
+                assert any(epoch is not None for _, _, epoch in runs)
 
 
 def fit(folder, *more, model=None, epochs=4):
