@@ -44,12 +44,9 @@ def volume():
 ENLARGING = [decoder, decoder_of_channels_first, sequence_autoencoder, longer, volume]
 
 
-CASES = [(make, "int8") for make in ENLARGING] + [(decoder, None), (longer, None)]
-
-
-@pytest.mark.parametrize(
-    ("make", "quantize"), CASES, ids=lambda case: getattr(case, "__name__", case)
-)
+@pytest.mark.sweep("int8|^(decoder|longer)-None")
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("make", ENLARGING, ids=lambda make: make.__name__)
 def test_what_repeats_numbers(make, quantize, tmp_path):
     model = networks.with_weights(make())
     data = networks.samples(model, 200)
@@ -62,10 +59,9 @@ def test_what_repeats_numbers(make, quantize, tmp_path):
     assert report.agreement.worst <= (steps if quantize else 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("exact", "quantize"),
-    [(True, None), (True, "int8"), (True, "int16x8"), (False, None), (False, "int8")],
-)
+@pytest.mark.sweep("^True|^False-(None|int8)")
+@pytest.mark.parametrize("quantize", [None, "int8", "int16x8"])
+@pytest.mark.parametrize("exact", [True, False])
 def test_gelu(exact, quantize, tmp_path):
     inputs = keras.Input((16,))
     activation = "gelu" if exact else lambda x: keras.activations.gelu(x, approximate=True)
