@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 
 import pytest
 
@@ -25,6 +26,30 @@ def test_eight_times_the_model_costs_no_more_than_eight_times_the_time(small, la
         if more <= 12 * less:
             return
     pytest.fail(f"{more} seconds, more than twelve times {less}")
+
+
+def calls_of(model):
+    count = 0
+
+    def note(*_):
+        nonlocal count
+        count += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        measure("", model)
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_eight_times_the_layers_cost_no_more_than_eight_times_the_calls():
+    """Of functions, which no other program on the machine makes more."""
+    shallow, deep = stacked(10, 8), stacked(80, 8)
+    for model in (shallow, deep):
+        measure("", model)  # what is done once for a process
+    assert calls_of(deep) <= 8 * calls_of(shallow)
 
 
 def test_the_largest_application_takes_seconds():
