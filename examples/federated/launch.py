@@ -15,6 +15,7 @@ from pathlib import Path
 BIN = Path(sys.executable).parent
 _PATIENCE = 60.0  # seconds for a program to begin or to end
 _PORTS = set(range(20000, 32000))  # those that `free_port` hasn't given to anybody
+_CHANCE = random.SystemRandom()  # programs with the same `random.seed` would pick the same ports
 
 
 class Federation:
@@ -158,7 +159,7 @@ def free_port() -> int:
     Below those that systems give to outgoing connections (from 32768 or 49152 on): between here and
     the program that is to listen on it, nothing else takes it by chance.
     """
-    for port in random.sample(sorted(_PORTS), 1000):
+    for port in _CHANCE.sample(sorted(_PORTS), 1000):
         with socket.socket() as found, contextlib.suppress(OSError):
             found.bind(("127.0.0.1", port))
             _PORTS.remove(port)  # whoever asked listens later

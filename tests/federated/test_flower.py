@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import random
 import re
 import subprocess
 import sys
@@ -25,6 +26,15 @@ def load(name):
 
 
 launch = load("launch")
+
+
+def test_programs_that_seed_alike_are_given_different_ports():
+    """Two that listen on one port share its connections, and neither is told."""
+    ports = set()
+    for _ in range(3):
+        random.seed(0)
+        ports.add(load("launch").free_port())
+    assert len(ports) > 1
 
 
 @pytest.mark.slow
