@@ -14,6 +14,7 @@ from keras_dynhp.graph.registry import register_rule
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.memory.estimate import MemoryEstimate, estimate_memory
 from keras_dynhp.pruning.one_shot import prune
+from keras_dynhp.rebuild.functional import to_functional
 from keras_dynhp.rebuild.masked import add_masks, rebuild
 from keras_dynhp.schedules import Schedule
 
@@ -39,4 +40,5 @@ __all__ = [
     "prune",
     "rebuild",
     "register_rule",
+    "to_functional",
 ]

@@ -102,7 +102,7 @@ def _functional(model: keras.Model) -> keras.Model:
         raise ValueError(
             f"the graph of {model.name!r} ({type(model).__name__}, {state}) cannot be read: only "
             "built Sequential and Functional models have one. Give the model an Input, or write "
-            "it with the functional API."
+            "it as one with keras_dynhp.to_functional(model, keras.Input(shape))."
         )
     return functional
 

@@ -123,17 +123,10 @@ def check_graph(model) -> None:
         )
     if graph.functional_of(model) is None:
         raise ValueError(
-            f"{model.name!r} ({type(model).__name__}) has no graph to export: only built "
-            "Sequential and Functional models can be. Give it a keras.Input, or write it with the "
-            "functional API."
+            f"{model.name!r} ({type(model).__name__}) has no graph to export: only Sequential and "
+            "Functional models, built and without a call() of their own, can be. Write it as one "
+            "with keras_dynhp.to_functional(model, keras.Input(shape))."
         )
-    for one in (*graph.models_inside(model), model):
-        if graph.has_own_call(one):
-            raise ValueError(
-                f"{one.name!r} ({type(one).__name__}) has a call() of its own, and a graph that "
-                "may compute something else, which is what would be exported. Write what call() "
-                "does with the functional API."
-            )
 
 
 def check_model(model, samples: Samples | None = None) -> None:

@@ -342,13 +342,18 @@ def _unique(names) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_model(model: keras.Model) -> None:
-    """Refuse what can't be traced, with what to do about it."""
+def check_backend() -> None:
+    """Refuse another backend than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "keras_dynhp needs Keras's TensorFlow backend. Received: "
             f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before importing keras."
         )
+
+
+def check_model(model: keras.Model) -> None:
+    """Refuse what can't be traced, with what to do about it."""
+    check_backend()
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
     if ks.functional_of(model) is None:
@@ -358,8 +363,9 @@ def check_model(model: keras.Model) -> None:
                 "it with keras.Input(shape) or call model.build(input_shape)."
             )
         raise ValueError(
-            f"Model {model.name!r} is a subclassed model ({type(model).__name__}), whose graph "
-            "can't be seen. Build it with the functional API: keras.Model(inputs, outputs)."
+            f"Model {model.name!r} is a subclassed model ({type(model).__name__}), whose call() "
+            "can't be seen into. Write it as a graph before it is compiled: "
+            "model = keras_dynhp.to_functional(model, keras.Input(shape))."
         )
 
 

@@ -12,6 +12,7 @@ _LAYER_RULES: dict[type, Callable] = {}
 _OPERATION_RULES: dict[str, Callable] = {}
 _KEEPS_ZERO: dict[type | str, Callable | None] = {}
 # What a subclass may define for itself without computing something else than its base.
+_OPENED = "write its call() as a graph with to_functional, where it can be"
 _HARMLESS = {"get_config", "from_config", "compute_output_shape", "compute_output_spec"}
 
 
@@ -98,11 +99,11 @@ def find_rule(operation) -> tuple[Callable | None, str]:
                 )
             return _LAYER_RULES[base], ""
     if isinstance(operation, keras.Model):
-        return None, f"{kind} is a subclassed model, whose graph can't be seen"
+        return None, f"{kind} is a subclassed model: {_OPENED}"
     if len(ks.with_inner(operation)) > 1:
         return None, (
-            f"no rule for {kind}, which is made of layers: call its call() in its place (the guide "
-            "to custom layers says when), or teach it with register_rule"
+            f"no rule for {kind}, which is made of layers: {_OPENED}, or teach it with "
+            "register_rule"
         )
     return None, f"no rule for {kind}; teach it with register_rule"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
 import keras
 from keras.src import backend
 from keras.src.backend.common import global_state
@@ -20,8 +23,9 @@ __all__ = [
     "copied",
     "fill_in",
     "functional_of",
+    "given_attributes",
     "has_adapters",
-    "has_own_call",
+    "has_mask",
     "input_tensors",
     "is_adapted",
     "is_input",
@@ -38,20 +42,20 @@ __all__ = [
     "unwrapped",
     "with_inner",
     "with_mask",
+    "without_new_calls",
 ]
 
 
 def functional_of(model: keras.Model) -> keras.Model | None:
-    """The functional graph behind a model: itself, a Sequential's own, or None (subclassed)."""
-    if isinstance(model, keras.Sequential):
-        return model._functional
-    return model if hasattr(model, "_nodes_by_depth") else None
+    """The functional graph behind a model: itself, a Sequential's own, or None.
 
-
-def has_own_call(model: keras.Model) -> bool:
-    """Whether a model with a graph computes what its class says, which may be something else."""
+    None is for a subclassed one, which computes what its class says. So does one with a graph and
+    a `call()` of its own.
+    """
     made = keras.Sequential if isinstance(model, keras.Sequential) else Functional
-    return type(model).call is not made.call
+    if type(model).call is not made.call:
+        return None
+    return model._functional if made is keras.Sequential else model
 
 
 def nodes_in_order(functional: keras.Model) -> list[Node]:
@@ -186,6 +190,34 @@ def with_mask(tensor, mask):
     if mask is not None:
         set_keras_mask(tensor, mask)
     return tensor
+
+
+def has_mask(tensor) -> bool:
+    """Whether a tensor has a mask that Keras hands to the layers that read it."""
+    return backend.get_keras_mask(tensor) is not None
+
+
+def given_attributes(operation: Operation) -> dict:
+    """What a bare operation was made with: everything but its name and its place in a graph."""
+    kept = {"_lock", "_auto_config", "name", "_inbound_nodes", "_outbound_nodes"}
+    return {name: value for name, value in vars(operation).items() if name not in kept}
+
+
+@contextlib.contextmanager
+def without_new_calls(layers: Callable[[], Iterable[keras.layers.Layer]]) -> Iterator[None]:
+    """Layers do not remember that they were called on symbolic tensors in this context.
+
+    A call is part of every graph that can be reached from a layer. `layers()` is asked again at
+    the end, for those that were made meanwhile.
+    """
+    names = ("_inbound_nodes", "_outbound_nodes")
+    known = {(id(one), name): len(getattr(one, name)) for one in layers() for name in names}
+    try:
+        yield
+    finally:
+        for one in layers():
+            for name in names:
+                del getattr(one, name)[known.get((id(one), name), 0) :]
 
 
 def copied(operation: Operation) -> Operation:

@@ -64,6 +64,7 @@ def layer_from_config(old: keras.layers.Layer, config: dict) -> keras.layers.Lay
         if new is None:
             new = type(old).from_config(config)
     _give_functions(old, new)
+    new.name = old.name  # a class's `__init__` may take none
     return new
 
 

@@ -105,6 +105,43 @@ def test_the_graph_behind_every_kind_of_model(model):
 
     assert ks.functional_of(Own()) is None
 
+    class Doubled(keras.Model):
+        def call(self, inputs):
+            return 2.0 * super().call(inputs)
+
+    inputs = keras.Input((3,))
+    assert ks.functional_of(Doubled(inputs, L.Dense(2)(inputs))) is None
+
+    class OwnStep(keras.Model):
+        def train_step(self, data):
+            return {}
+
+    own_step = OwnStep(inputs, L.Dense(2)(inputs))
+    assert ks.functional_of(own_step) is own_step
+
+
+def test_masks_on_tensors():
+    x = keras.Input((3,), dtype="int32")
+    assert not ks.has_mask(x) and not ks.has_mask(L.Embedding(4, 2)(x))
+    assert ks.has_mask(L.Embedding(4, 2, mask_zero=True)(x))
+
+
+def test_what_a_bare_operation_was_made_with(model):
+    x = keras.Input((4, 3))
+    attributes = ks.given_attributes(ks.maker_of(ops.reshape(x, (-1, 12))))
+    assert attributes.pop("_remat_mode") is None and attributes == {"newshape": (-1, 12)}
+
+
+def test_calls_can_be_forgotten():
+    layers = [L.Dense(2)]
+    known = layers[0](keras.Input((3,)))
+    with ks.without_new_calls(lambda: layers):
+        layers.append(L.Dense(4))
+        layers[1](layers[0](keras.Input((3,))))
+    assert [len(one._inbound_nodes) for one in layers] == [1, 0]
+    assert [len(one._outbound_nodes) for one in layers] == [0, 0]
+    assert ks.maker_of(known) is layers[0]
+
 
 def test_names_of_bare_operations(model):
     assert ks.bare_operation_name(L.Dense(3)) is None

@@ -207,3 +207,17 @@ def test_looking_whether_it_can_be_made_anew_draws_no_random_number():
         model.fit(np.ones((8, 4, 3)), np.ones((8, 2)), callbacks=callbacks, verbose=0)
         numbers.append(keras.initializers.RandomNormal()((3,)).numpy())
     np.testing.assert_array_equal(*numbers)
+
+
+def test_a_layer_made_anew_keeps_a_name_that_its_configuration_does_not_have():
+    class Nameless(L.Dense):
+        def get_config(self):
+            return {"units": self.units}
+
+    model = keras.Sequential([keras.Input((4,)), L.Dense(6, name="a"), Nameless(3)])
+    name = model.layers[1].name
+    model.compile("sgd", "mse")
+    x = np.ones((8, 4), "float32")
+    target = dynhp.Target(compression=1.2)
+    model.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[dynhp.DynHP(target=target)])
+    assert model.layers[0].units < 6 and model.layers[1].name == name
