@@ -99,8 +99,9 @@ class Opener:
         given = _symbolic((args, kwargs))
         if any(ks.has_mask(tensor) for tensor in [*given, *ks.output_tensors(node)]):
             raise NotOpened("Keras's masks come in or go out, which its call() may look at")
-        if kwargs.pop("training", False):  # False may be its call()'s default
+        if kwargs.get("training"):
             raise NotOpened("it is called with training=True")
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         before = self._blocks.setdefault(id(layer), [])
         call = _numbered((args, kwargs), {id(tensor): i for i, tensor in enumerate(given)})
         model = next((model for other, model in before if _alike(other, call)), None)
@@ -167,7 +168,6 @@ def _traced(layer, args, kwargs, training: bool | None) -> keras.Model:
     args, kwargs = keras.tree.map_structure(
         lambda value: fresh.get(id(value), value), (args, kwargs)
     )
-    kwargs.pop("training", None)
     told = {"training": training} if takes_training(layer) else {}
     run = functools.partial(layer.call, *args, **kwargs, **told)
     call = _Called(run, dtype=policy)

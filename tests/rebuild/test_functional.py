@@ -301,6 +301,17 @@ def test_a_subclassed_model_that_is_no_graph():
         dynhp.to_functional(Branches(), keras.Input((6,)))
 
 
+def test_a_block_that_is_told_to_train_always():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, FeedForward(6, 8, rate=0.5, name="b")(inputs, training=True))
+    with pytest.warns(UserWarning, match="b: it is called with training=True"):
+        new = dynhp.to_functional(model)
+    x = samples(50, 6)
+    for one in (model, new):  # Keras tells it otherwise where it is told itself
+        assert np.mean(one(x) == 0.0) > 0.3
+        assert np.mean(one(x, training=False) == 0.0) == 0.0
+
+
 def test_a_model_that_fit_never_tells_of_training():
     class Untold(Classifier):
         def call(self, x):
