@@ -1,6 +1,7 @@
 """One small rule per layer family; importing this package registers them all."""
 
 from keras_dynhp.graph.rules import (  # noqa: F401
+    activation,
     applications,
     attention,
     convolution,

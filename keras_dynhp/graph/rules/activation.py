@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
+
+from keras_dynhp.graph.registry import find_rule, rule_for, zero_kept_by
+from keras_dynhp.graph.rules.elementwise import clip, elementwise, softmax
+from keras_dynhp.graph.rules.merging import arithmetic
+from keras_dynhp.keras_state import graph as ks
 
 # Where functions are that do what Keras's activations of their names do.
 _SAME = ("tensorflow.python.ops.", "keras.src.ops.")
@@ -54,8 +60,50 @@ def mixes_channels(activation) -> str | None:
     name = getattr(activation, "__name__", None)
     if isinstance(activation, keras.layers.Layer):
         return f"its activation is a layer ({type(activation).__name__})"
-    if not is_known(activation):
-        return f"its activation {name!r} is not one of keras.activations, so it may mix channels"
-    if name in MIXING:
-        return f"its activation {name} mixes channels"
-    return None
+    if is_known(activation):
+        return f"its activation {name} mixes channels" if name in MIXING else None
+    if all(_acts_on_each_number(activation, rank) for rank in (2, 3, 4, 5)):
+        return None
+    return (
+        f"its activation {name!r} may mix channels: it is not one of keras.activations, nor made "
+        "of those keras.ops alone that act on every number by itself"
+    )
+
+
+def _acts_on_each_number(function, rank: int) -> bool:
+    """Whether the graph of a function shows that no number has to do with another."""
+    x = keras.Input(batch_shape=(2, 3, 4, 5, 6)[:rank])
+    try:
+        y = function(x)
+        nodes = [] if y is x else ks.nodes_in_order(keras.Model(x, y))
+    except Exception:  # it does not work with symbolic tensors: a function of tf, perhaps
+        return False
+    return y.shape == x.shape and all(ks.is_input(one) or _is_elementwise(one, x) for one in nodes)
+
+
+def _is_elementwise(node, x) -> bool:
+    operation = node.operation
+    rule, _ = find_rule(operation)
+    given = keras.tree.flatten(ks.call_arguments(node))
+    if rule is clip:
+        given += [operation.x_min, operation.x_max]
+    elif rule is not elementwise and rule is not arithmetic:
+        return False
+    return all(
+        one.shape == x.shape if isinstance(one, keras.KerasTensor) else np.ndim(one) == 0
+        for one in given
+    )
+
+
+zero_kept_by(keras.layers.Activation, when=lambda layer: keeps_zero(layer.activation))
+
+
+@rule_for(keras.layers.Activation)
+def activation(call):
+    """An activation function by itself."""
+    why = mixes_channels(call.layer.activation)
+    if why is None:
+        return call.inputs[0]
+    if is_known(call.layer.activation):
+        return softmax(call, -1)
+    return call.barrier(why) if call.varies() else call.inputs[0]

@@ -7,7 +7,6 @@ import numpy as np
 
 from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.registry import rule_for, zero_kept_by
-from keras_dynhp.graph.rules.activation import is_known, keeps_zero, mixes_channels
 from keras_dynhp.graph.rules.merging import join
 
 layers = keras.layers
@@ -29,7 +28,6 @@ zero_kept_by(
 )
 # Below its threshold a ReLU with a slope returns slope * (x - threshold).
 zero_kept_by(layers.ReLU, when=lambda layer: not (layer.threshold and layer.negative_slope))
-zero_kept_by(layers.Activation, when=lambda layer: keeps_zero(layer.activation))
 
 
 @rule_for(
@@ -149,17 +147,6 @@ def clip(call):
     if any(np.ndim(bound) for bound in (call.layer.x_min, call.layer.x_max)):
         call.pin(call.inputs[0], "its bounds list constants")
     return call.inputs[0]
-
-
-@rule_for(layers.Activation)
-def activation(call):
-    """An activation function by itself."""
-    why = mixes_channels(call.layer.activation)
-    if why is None:
-        return call.inputs[0]
-    if is_known(call.layer.activation):
-        return softmax(call, -1)
-    return call.barrier(why) if call.varies() else call.inputs[0]
 
 
 @rule_for(layers.Softmax)
