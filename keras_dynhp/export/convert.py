@@ -21,6 +21,7 @@ from keras_dynhp.export.quiet import captured_stderr
 from keras_dynhp.keras_state import graph
 from keras_dynhp.keras_state.device_forms import (
     gelu_as_sigmoid,
+    positions_alone,
     repeats_as_resizing,
     splits_as_slices,
 )
@@ -203,6 +204,7 @@ def _traced(run: Callable, specs: list, calibration: Callable | None):
         with contextlib.ExitStack() as forms:
             exact = forms.enter_context(gelu_as_sigmoid())
             forms.enter_context(repeats_as_resizing())
+            forms.enter_context(positions_alone())
             if calibration is not None:
                 # The quantizer leaves a SPLIT in float32 or not, by chance (TensorFlow 2.21).
                 forms.enter_context(splits_as_slices())

@@ -10,9 +10,8 @@ import keras
 from keras_dynhp.costs.macs import count_macs
 from keras_dynhp.export import flatbuffer, litert, measure, tflm, vela
 from keras_dynhp.export.data import Samples, read_samples
-from keras_dynhp.export.report import DeviceReport, of_output
+from keras_dynhp.export.report import WHOLE, DeviceReport, of_output
 
-_QUANTIZATIONS = {"int8": "int8", "int16": "int16x8"}
 # The share of samples that quantization may cost without a note.
 TOLERATED_LOSS = 0.003
 # The share of the range of outputs that the worst of them may be off without a warning.
@@ -73,16 +72,15 @@ def build_report(
     notes: list[str] = []
     inputs, outputs = measure.interface(content, model)
     macs = count_macs(model, [info.shape[1:] for info in inputs])
-    arena = agreement = fidelity = None
+    quantize, arena, agreement, fidelity = measure.quantization(content), None, None, None
     if tflm.installed():
         arena = tflm.measure_arena(path)
     else:
         notes.append(_MISSING.format(what="the arena was not measured", package="tflite-micro"))
     if samples is not None and litert.installed():
         fidelity = measure.fidelity(content, model, samples)
-        quantized = outputs[0].dtype in _QUANTIZATIONS
         notes.extend([*samples.notes, *measure.clipped(content, model, samples), *_loss(fidelity)])
-        notes.extend(_far_off(fidelity, quantized))
+        notes.extend(_far_off(fidelity, quantize is not None))
         checked = samples.first(measure.AGREEMENT_SAMPLES)
         if arena is not None and macs * len(checked) <= agreement_macs:
             agreement = measure.agreement(path, model, checked, arena)
@@ -96,7 +94,7 @@ def build_report(
         notes.append(_MISSING.format(what="outputs were not compared", package="ai-edge-litert"))
     return DeviceReport(
         path=os.fspath(path),
-        quantize=_QUANTIZATIONS.get(outputs[0].dtype),
+        quantize=quantize,
         flash_bytes=len(content),
         ram_bytes=arena,
         macs=macs,
@@ -139,14 +137,22 @@ def _far_off(fidelity, quantized: bool) -> list[str]:
             "quantization breaks this network, or the samples are not like those it was "
             "calibrated on"
         )
-    return _warned(
+    off = (
         f"the file's outputs are up to {fidelity.worst_difference:.3g} off the Keras model's, "
-        f"which span {fidelity.spread:.3g}{of_output(fidelity.output)}: {why}"
+        f"which span {fidelity.spread:.3g}"
     )
+    if fidelity.unit == WHOLE:
+        off = f"{100 * fidelity.worst_difference:.1f}% of the file's outputs are not the model's"
+    return _warned(f"{off}{of_output(fidelity.output)}: {why}")
 
 
 def _disagreement(agreement, fidelity) -> list[str]:
     """Say how far the runtimes are apart; warn where that is more than quantization costs."""
+    if agreement.unit == WHOLE and agreement.worst:
+        return [
+            f"TensorFlow Lite Micro and LiteRT give {100 * agreement.worst:.1f}% of the values "
+            f"differently{of_output(agreement.output)}: a rounding step decides where two are near"
+        ]
     if agreement.steps_apart <= 1:
         return []
     apart = (

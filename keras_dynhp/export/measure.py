@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_dynhp.export import flatbuffer, litert, structures, tflm
 from keras_dynhp.export.data import Samples
-from keras_dynhp.export.report import Agreement, Fidelity, Operator, TensorInfo
+from keras_dynhp.export.report import WHOLE, Agreement, Fidelity, Operator, TensorInfo
 from keras_dynhp.keras_state import graph
 
 # Invariant 7 is about at least this many samples, where there are so many.
@@ -32,6 +32,18 @@ def operators(content: bytes) -> list[Operator]:
         (Operator(name, code.version, count) for (name, code), count in uses.items()),
         key=lambda operator: operator.name,
     )
+
+
+def quantization(content: bytes) -> str | None:
+    """Whether a file computes with "int8", with "int16x8", or with neither (None)."""
+    made = [
+        subgraph.tensors[index]
+        for subgraph in flatbuffer.read(content).subgraphs
+        for operator in subgraph.operators or []
+        for index in operator.outputs
+    ]
+    found = {flatbuffer.type_name(one) for one in made if _info(one).scale}
+    return "int16x8" if "int16" in found else "int8" if "int8" in found else None
 
 
 def interface(content: bytes, model: keras.Model) -> tuple[list[TensorInfo], list[TensorInfo]]:
@@ -83,12 +95,17 @@ def fidelity(content: bytes, model: keras.Model, samples: Samples) -> Fidelity:
     )
     wanted = _predict(model, samples)
     names = _output_names(model)
-    off = [float(np.abs(one - other).max()) for one, other in zip(made, wanted)]
-    spreads = [float(np.ptp(one)) for one in wanted]
+    whole = [keras.backend.is_int_dtype(tensor.dtype) for tensor in model.outputs]
+    off = [
+        float((one != other).mean() if exactly else np.abs(one - other).max())
+        for one, other, exactly in zip(made, wanted, whole)
+    ]
+    spreads = [1.0 if exactly else float(np.ptp(one)) for one, exactly in zip(wanted, whole)]
     worst = max(range(len(off)), key=lambda number: off[number] / (spreads[number] or 1e-30))
-    result = Fidelity(len(samples), off[worst], spreads[worst], output=names[worst])
+    unit = WHOLE if whole[worst] else "in value"
+    result = Fidelity(len(samples), off[worst], spreads[worst], output=names[worst], unit=unit)
     rates = [
-        (*_accuracies(wanted[number], made[number], labels), names[number])
+        (*_accuracies(wanted[number], made[number], labels, whole[number]), names[number])
         for number, labels in enumerate(samples.labels or [])
     ]
     rates = [rate for rate in rates if rate[0] is not None]
@@ -98,13 +115,23 @@ def fidelity(content: bytes, model: keras.Model, samples: Samples) -> Fidelity:
     return replace(result, float_accuracy=before, accuracy=after, accuracy_output=name)
 
 
-def _accuracies(wanted: np.ndarray, made: np.ndarray, labels: np.ndarray | None):
+def _accuracies(wanted: np.ndarray, made: np.ndarray, labels: np.ndarray | None, whole: bool):
     """Of the Keras model and of the file."""
     if labels is None:
         return None, None
+    if whole:  # classes
+        return _equal(wanted, labels), _equal(made, labels)
     # One output value counts as the second class: a probability from 0.5 up, a logit from 0.
     threshold = 0.5 if wanted.min() >= 0 and wanted.max() <= 1 else 0.0
     return _accuracy(wanted, labels, threshold), _accuracy(made, labels, threshold)
+
+
+def _equal(outputs: np.ndarray, labels: np.ndarray) -> float | None:
+    """Share of whole numbers that are the labels."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "biu" or labels.size != outputs.size:
+        return None
+    return float((outputs == labels.reshape(outputs.shape)).mean())
 
 
 def _output_names(model: keras.Model) -> list[str | None]:
@@ -221,8 +248,12 @@ def _apart(results, details: dict, name: str | None) -> tuple[Agreement, float]:
     got, *others = (one.astype(np.float64) for one in results)
     differences = [np.abs(got - expected) for expected in others]
     difference = min(differences, key=lambda one: (one.max(), one.mean()))
-    unit = "quantization step(s)" if np.issubdtype(results[0].dtype, np.integer) else "in value"
     worst, scale = float(difference.max()), details["quantization"][0]
-    in_value = worst * scale if scale else worst
     equal = float((difference == 0).mean())
-    return Agreement(len(got), worst, unit, equal, in_value, name), worst / (np.ptp(got) or 1.0)
+    if not np.issubdtype(results[0].dtype, np.integer):
+        found = Agreement(len(got), worst, "in value", equal, worst, name)
+    elif scale:
+        found = Agreement(len(got), worst, "quantization step(s)", equal, worst * scale, name)
+    else:
+        return Agreement(len(got), 1 - equal, WHOLE, equal, 1 - equal, name), 1 - equal
+    return found, worst / (np.ptp(got) or 1.0)

@@ -24,13 +24,18 @@ class TensorInfo:
     zero_point: int = 0
 
 
+# The unit of differences of whole numbers, of which one more or less means nothing.
+WHOLE = "share of values that differ"
+
+
 @dataclass(frozen=True)
 class Agreement:
     """TensorFlow Lite Micro against the LiteRT interpreter on the same samples.
 
     `worst` is the largest difference of any output value in `unit`s, `in_value` in real numbers;
     `equal` is the share of values that are the same; `output` names the output that is furthest
-    off where there are several, and is what these are about.
+    off where there are several, and is what these are about. Of whole numbers such as classes,
+    `worst` is the share of values that differ.
     """
 
     samples: int
@@ -46,6 +51,11 @@ class Agreement:
         return self.worst if self.unit.startswith("quantization") else 0.0
 
     def __str__(self) -> str:
+        if self.unit == WHOLE:
+            return (
+                f"{100 * self.equal:.1f}% of values equal on {self.samples} samples"
+                f"{of_output(self.output)}"
+            )
         return (
             f"within {self.worst:.3g} {self.unit} on {self.samples} samples, "
             f"{100 * self.equal:.1f}% of values equal{of_output(self.output)}"
@@ -81,7 +91,8 @@ class Fidelity:
     Accuracies are shares in [0, 1] of samples whose class is right, None without labels;
     `worst_difference` is the largest difference of any output value, `spread` the range of the
     Keras model's. Of several outputs these are of the one that is furthest off for its range,
-    `output`, and the accuracies of the one that loses most, `accuracy_output`.
+    `output`, and the accuracies of the one that loses most, `accuracy_output`. Of whole numbers
+    such as classes (`unit` says so), `worst_difference` is the share of values that differ.
     """
 
     samples: int
@@ -91,6 +102,7 @@ class Fidelity:
     accuracy: float | None = None
     output: str | None = None
     accuracy_output: str | None = None
+    unit: str = "in value"
 
 
 def of_output(name: str | None) -> str:
@@ -167,9 +179,12 @@ class DeviceReport:
                         f"%) on {fidelity.samples} samples{of_output(fidelity.accuracy_output)}",
                     )
                 )
-            off = f"{fidelity.worst_difference:.3g} to Keras, whose outputs span"
-            spread = f"{fidelity.spread:.3g}{of_output(fidelity.output)}"
-            rows.append(("worst difference", f"{off} {spread}"))
+            off, where = fidelity.worst_difference, of_output(fidelity.output)
+            if fidelity.unit == WHOLE:
+                rows.append(("same as Keras", f"{100 * (1 - off):.2f}% of the values{where}"))
+            else:
+                span = f"to Keras, whose outputs span {fidelity.spread:.3g}{where}"
+                rows.append(("worst difference", f"{off:.3g} {span}"))
         if self.agreement is not None:
             rows.append(("TFLM and LiteRT", str(self.agreement)))
         if self.npu is not None:

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow import nn, numpy
 
-__all__ = ["gelu_as_sigmoid", "repeats_as_resizing", "splits_as_slices"]
+__all__ = ["gelu_as_sigmoid", "positions_alone", "repeats_as_resizing", "splits_as_slices"]
 
 
 @contextlib.contextmanager
@@ -77,6 +77,29 @@ def gelu_as_sigmoid() -> Iterator[list[bool]]:
 
     with _instead(nn, gelu=gelu):
         yield exact
+
+
+@contextlib.contextmanager
+def positions_alone() -> Iterator[None]:
+    """Inside, `argmax` and `argmin` are one operator.
+
+    Keras takes -0.0 for less than 0.0, for which it looks at bits; here they are equal.
+    """
+
+    def position(find):
+        def found(x, axis=None, keepdims=False):
+            x = numpy.convert_to_tensor(x)
+            flat = tf.reshape(x, [-1]) if axis is None else x
+            place = find(flat, 0 if axis is None else axis, output_type=tf.int32)
+            if not keepdims:
+                return place
+            rank = len(x.shape)
+            return tf.reshape(place, [1] * rank) if axis is None else tf.expand_dims(place, axis)
+
+        return found
+
+    with _instead(numpy, argmax=position(tf.argmax), argmin=position(tf.argmin)):
+        yield
 
 
 @contextlib.contextmanager

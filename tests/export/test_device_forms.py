@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dynhp.export import convert, flatbuffer
+from keras_dynhp.export.device import device_report
 from keras_dynhp.export.tflite import export_tflite
 
 
@@ -114,3 +115,38 @@ def test_select_of_rows_stays_what_it_is():
     concrete = function.get_concrete_function(*specs)
     with pytest.raises(convert.UnsupportedOperatorError, match="SELECT"):
         convert.run_converter(concrete, [], lambda converter: None)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("find", ["argmax", "argmin"])
+def test_classes(find, quantize, tmp_path):
+    """Whole numbers are the same or not: three classes off is no worse than one."""
+    inputs = keras.Input((9,))
+    scores = layers.Dense(6)(layers.Dense(16, activation="relu")(inputs))
+    model = networks.with_weights(keras.Model(inputs, getattr(ops, find)(scores, axis=-1)))
+    x = networks.samples(model, 300)
+    classes = model.predict(x, verbose=0)
+    wrong = classes.copy()
+    wrong[:30] = 5 - classes[:30]
+    data = tf.data.Dataset.from_tensor_slices((x, wrong)).batch(50)
+    report = export_tflite(model, str(tmp_path / "m.tflite"), quantize, data)
+    assert report.quantize == quantize and report.outputs[0].dtype == "int32"
+    assert {"argmax": "ARG_MAX", "argmin": "ARG_MIN"}[find] in {op.name for op in report.ops}
+    off = report.fidelity.worst_difference
+    assert off == 0 if quantize is None else off < 0.1
+    assert report.float_accuracy == pytest.approx(0.9)
+    assert report.accuracy == pytest.approx(0.9, abs=off + 1e-6)
+    assert report.agreement.equal >= 0.99
+    assert f"same as Keras     {100 * (1 - off):.2f}% of the values" in str(report)
+
+
+def test_classes_of_another_model_are_told(tmp_path):
+    inputs = keras.Input((9,))
+    dense = layers.Dense(6)
+    model = keras.Model(inputs, ops.argmax(dense(inputs), axis=-1))
+    x = networks.samples(networks.with_weights(model), 100)
+    path = str(tmp_path / "m.tflite")
+    export_tflite(model, path, None, x)
+    dense.kernel.assign(-dense.kernel)
+    with pytest.warns(UserWarning, match=r"100\.0% of the file's outputs are not the model's"):
+        device_report(path, model, x)

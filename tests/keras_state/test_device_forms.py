@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_dynhp.keras_state.device_forms import (
     gelu_as_sigmoid,
+    positions_alone,
     repeats_as_resizing,
     splits_as_slices,
 )
@@ -93,3 +94,20 @@ def test_gelu_by_a_sigmoid(activate, exact):
     assert 4e-4 < off < 5e-4 if exact else off < 2e-6
     activate(x)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("axis", [-1, 1, None])
+@pytest.mark.parametrize("find", [ops.argmax, ops.argmin])
+def test_positions_by_one_operator(find, axis, keepdims):
+    @tf.function
+    def traced():
+        return find(tf.constant(X), axis=axis, keepdims=keepdims)
+
+    expected = find(X, axis=axis, keepdims=keepdims)
+    with positions_alone():
+        made = traced()
+    names = {operation.type for operation in traced.get_concrete_function().graph.get_operations()}
+    assert names & {"ArgMax", "ArgMin"} and not names & {"BitwiseAnd", "Bitcast", "SelectV2"}
+    assert made.dtype == expected.dtype
+    np.testing.assert_array_equal(made, expected)
