@@ -87,7 +87,7 @@ class Opener:
             return ks.copied(operation)(*args, **kwargs)
         if isinstance(operation, keras.Model) and ks.functional_of(operation) is not None:
             return self.model(operation, path + "/")(*args, **kwargs)
-        if find_rule(operation)[0] is None and len(ks.with_inner(operation)) > 1:
+        if _may_open(operation):
             try:
                 return self._opened(node, args, kwargs, path)
             except NotOpened as reason:
@@ -120,6 +120,15 @@ class Opener:
         return results
 
 
+def _may_open(layer: keras.layers.Layer) -> bool:
+    """Whether nobody knows what a layer does, and it may be made of what is known."""
+    if isinstance(layer, keras.layers.Lambda):
+        return True
+    if find_rule(layer)[0] is not None:
+        return False
+    return len(ks.with_inner(layer)) > 1 or not (layer.variables or ks.is_of_keras(type(layer)))
+
+
 def _graph_of_call(layer, args, kwargs) -> keras.Model:
     """What a layer's `call()` does with symbolic tensors, as a model that shares its layers.
 
@@ -134,9 +143,12 @@ def _graph_of_call(layer, args, kwargs) -> keras.Model:
         raise NotOpened("it is quantized or has adapters")
     with keras.StatelessScope() as scope:
         graph = _traced(layer, args, kwargs, training=False)
-    for variable in layer.variables:
-        if scope.get_current_value(variable) is not None:
-            raise NotOpened(f"its call() changes {variable.path!r}, as random numbers do")
+    if scope.state_mapping:
+        changed = [v.path for v in layer.variables if scope.get_current_value(v) is not None]
+        what = (
+            f"{changed[0]!r}, as random numbers do" if changed else "what random numbers come from"
+        )
+        raise NotOpened(f"its call() changes {what}")
     generator = np.random.default_rng(0)
     others = [(v, generator.normal(size=v.shape)) for v in layer.variables if _is_float(v)]
     with keras.StatelessScope(others):

@@ -105,6 +105,9 @@ def find_rule(operation) -> tuple[Callable | None, str]:
             f"no rule for {kind}, which is made of layers: {_OPENED}, or teach it with "
             "register_rule"
         )
+    weightless = isinstance(operation, keras.layers.Layer) and not operation.variables
+    if weightless and not ks.is_of_keras(type(operation)):
+        return None, f"no rule for {kind}: {_OPENED}, or teach it with register_rule"
     return None, f"no rule for {kind}; teach it with register_rule"
 
 

@@ -16,19 +16,19 @@ from keras_dynhp.rebuild.clone import clone_model, settle, transfers
 
 
 def to_functional(model: keras.Model, inputs=None) -> keras.Model:
-    """A copy of a model in which layers made of layers are graphs that can be followed.
+    """A copy of a model in which what blocks and layers of one's own do is a graph.
 
     A block written as a `keras.layers.Layer` with layers inside, or a subclassed `keras.Model`,
     hides what it computes: Keras's graph has one node for it, or none at all, and none of its
     neurons could go. Here its `call()` is traced, and stands as a Functional model of its name in
-    its place. The copy computes what the model computes, in training too, has its own variables
+    its place; so does what a `Lambda`, or a layer of one's own without weights, does. The copy computes what the model computes, in training too, has its own variables
     with the same values, needs none of the opened classes to be loaded, and is not compiled. The
     given model is left alone.
 
     A graph has one way through it. So a layer stays as it is, with a warning that says why, if
     its `call()` branches on `training`, computes with weights that are no inner layer's own or
-    constants made from weights or random numbers, adds losses, or is given Keras's masks. Of a
-    layer's neurons in such a block none is pruned, as before.
+    constants made from weights or random numbers, adds losses, or is given Keras's masks. As
+    before, none of the neurons in such a block is pruned, nor those that it reads.
 
     Args:
         model: a built Sequential or Functional model, or a subclassed one.

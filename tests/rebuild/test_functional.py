@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import keras_dynhp as dynhp
@@ -183,6 +184,22 @@ def test_several_inputs_and_outputs_and_settings():
     assert sum(group.size for group in dynhp.find_groups(new)) == 7
 
 
+class Swish(layers.Layer):
+    def call(self, x):
+        return x * ops.sigmoid(x)
+
+
+def test_layers_without_weights():
+    shift = layers.Lambda(lambda x: ops.concatenate([x[:, 1:], x[:, :1]], axis=1), name="shift")
+    inputs = keras.Input((4, 6))
+    x = layers.Dense(7, name="first")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(shift(Swish(name="swish")(x))))
+    assert set(dynhp.find_groups(model).barriers) == {"swish", "shift"}
+    new = dynhp.to_functional(model)
+    assert [(group.name, group.size) for group in dynhp.find_groups(new)] == [("first", 7)]
+    check_same(model, new, samples(8, 4, 6))
+
+
 def test_frozen_blocks_stay_frozen():
     block = FeedForward(6, 9)
     model = with_block(block)
@@ -252,6 +269,10 @@ class Closed(layers.Layer):
             return self.inner(x) + ops.softmax(self.inner.bias)
         if self.kind == "counts":
             self.count.assign_add(1)
+        if self.kind == "draws from Keras's own":
+            return self.inner(x) + keras.random.normal((6,))
+        if self.kind == "draws from TensorFlow's":
+            return self.inner(x) + tf.random.normal((6,))
         if self.kind == "draws":
             return self.inner(x) + keras.random.normal((6,), seed=self.seeds)
         if self.kind == "loss":
@@ -269,6 +290,8 @@ REASONS = {
     "positions": "computed from weights",
     "tied": "computed from weights",
     "tied, and shifts change nothing": "computed from weights",
+    "draws from Keras's own": "changes what random numbers come from",
+    "draws from TensorFlow's": "computed from weights",
     "draws": "changes '.*seed_generator_state', as random numbers do",
     "counts": "changes 'block/count'",
     "loss": "does not work with symbolic tensors: .add_loss",
@@ -287,7 +310,7 @@ def test_what_a_graph_can_not_say_stays_as_it_is_and_is_named(kind):
     assert isinstance(new.get_layer("block"), Closed)
     assert "to_functional" in dynhp.find_groups(new).barriers["block"]
     x = samples(3, 6)
-    if kind != "draws":
+    if "draws" not in kind:
         np.testing.assert_array_equal(new(x), model(x))
     assert calls(model) == before
 

@@ -54,7 +54,7 @@ def spectral_normalization(call):
 @rule_for(layers.Lambda)
 def function(call):
     """Any Python function."""
-    return call.barrier("a Lambda may do anything with its input")
+    return call.barrier("a Lambda may do anything with its input: to_functional looks what")
 
 
 @rule_for(layers.Pipeline)
