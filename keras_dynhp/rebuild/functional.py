@@ -21,9 +21,10 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
     A block written as a `keras.layers.Layer` with layers inside, or a subclassed `keras.Model`,
     hides what it computes: Keras's graph has one node for it, or none at all, and none of its
     neurons could go. Here its `call()` is traced, and stands as a Functional model of its name in
-    its place; so does what a `Lambda`, or a layer of one's own without weights, does. The copy computes what the model computes, in training too, has its own variables
-    with the same values, needs none of the opened classes to be loaded, and is not compiled. The
-    given model is left alone.
+    its place; so does what a `Lambda`, or a layer of one's own without weights, does. The
+    copy computes what the model computes, in training too, has its own variables with the same
+    values, needs none of the opened classes to be loaded, and is not compiled. The given model is
+    left alone.
 
     A graph has one way through it. So a layer stays as it is, with a warning that says why, if
     its `call()` branches on `training`, computes with weights that are no inner layer's own or
