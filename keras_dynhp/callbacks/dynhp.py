@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -21,10 +22,17 @@ from keras_dynhp.memory.budget import Budget
 from keras_dynhp.memory.epoch_peak import EpochPeak
 from keras_dynhp.memory.estimate import StepMemory
 from keras_dynhp.rebuild.release import pack
+from keras_dynhp.sizes import format_size
 
 _NO_LARGER = (
     "Batches stay as large as they come: their samples differ in length, so two can't be joined. "
     "Pad them all to one length to let them grow."
+)
+_XLA = (
+    "What a step needs with XLA on a CPU (jit_compile=True) can't be foreseen: convolutions were "
+    "seen to take up to 4.6 times what they do without. Batches are kept small for that, and a "
+    "network unlike those that were measured may still exceed the budget of {budget}. Compile with "
+    "jit_compile=False for larger batches inside it."
 )
 
 
@@ -134,6 +142,8 @@ class DynHP(PruneAndRebuild):
             self._rates.set_state(self._left_off[1])
         if self.budget is not None:
             self.report.budget = self.budget.limit
+            if not self._step_memory().is_foreseen:
+                self._distrust_estimates()
             smallest = self._on_one_replica() if self._has_fixed_batch() else 1
             self.budget.check(self.model, smallest=smallest, memory=self._step_memory())
             self._set_batch_size(min(self._requested, self._largest()))
@@ -201,6 +211,12 @@ class DynHP(PruneAndRebuild):
             gc.collect()  # the train functions of before; a fifth of a second, so only once
             self._has_garbage = False
         pack([*self.model.variables, *self.model.optimizer.variables])
+
+    def _distrust_estimates(self) -> None:
+        self.budget.learn_upwards_only()
+        note = _XLA.format(budget=format_size(self.budget.limit))
+        self.report.notes.append(note)
+        warnings.warn(note, stacklevel=3)
 
     def _largest(self) -> int:
         """The largest batch that fits: each replica has the budget, and its part of the batch."""

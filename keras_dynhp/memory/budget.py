@@ -57,9 +57,17 @@ class Budget:
         self.limit = parse_size(limit)
         self.pipeline_batches = PIPELINE_BATCHES
         self._pipeline = pipeline
+        self._lowest = 0.0  # of what is believed, in estimates
         self._ratios: list[float] = []
         self._measured_up_to = 0  # bytes of a step
         self._inputs_up_to = 0  # bytes of its batch
+
+    def learn_upwards_only(self) -> None:
+        """What is measured beyond an estimate is the step itself, and less is not believed.
+
+        For XLA on a CPU, whose kernels for twice the batch may take four times as much.
+        """
+        self._pipeline, self._lowest = False, 1.0
 
     @property
     def usable(self) -> int:
@@ -80,7 +88,7 @@ class Budget:
         """The peak to expect, in bytes, with its margin."""
         known = 1.0
         if estimate.total <= _REACH * self._measured_up_to:
-            known = min(1.0, max(self._ratios) / LUCK)
+            known = min(1.0, max(self._lowest, max(self._ratios) / LUCK))
         waiting = max(self.pipeline_batches, known * FEWEST_BATCHES)
         if estimate.inputs > _REACH * self._inputs_up_to:
             waiting = max(waiting, PIPELINE_BATCHES)
