@@ -143,7 +143,7 @@ class DynHP(PruneAndRebuild):
         if self.budget is not None:
             self.report.budget = self.budget.limit
             if not self._step_memory().is_foreseen:
-                self._distrust_estimates()
+                self._tell_of_xla()
             smallest = self._on_one_replica() if self._has_fixed_batch() else 1
             self.budget.check(self.model, smallest=smallest, memory=self._step_memory())
             self._set_batch_size(min(self._requested, self._largest()))
@@ -212,8 +212,7 @@ class DynHP(PruneAndRebuild):
             self._has_garbage = False
         pack([*self.model.variables, *self.model.optimizer.variables])
 
-    def _distrust_estimates(self) -> None:
-        self.budget.learn_upwards_only()
+    def _tell_of_xla(self) -> None:
         note = _XLA.format(budget=format_size(self.budget.limit))
         self.report.notes.append(note)
         warnings.warn(note, stacklevel=3)

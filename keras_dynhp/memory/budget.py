@@ -62,13 +62,6 @@ class Budget:
         self._measured_up_to = 0  # bytes of a step
         self._inputs_up_to = 0  # bytes of its batch
 
-    def learn_upwards_only(self) -> None:
-        """What is measured beyond an estimate is the step itself, and less is not believed.
-
-        For XLA on a CPU, whose kernels for twice the batch may take four times as much.
-        """
-        self._pipeline, self._lowest = False, 1.0
-
     @property
     def usable(self) -> int:
         """Bytes to plan with: the limit, or what can be had of a pool that may not grow."""
@@ -102,6 +95,10 @@ class Budget:
 
     def largest_of(self, memory: StepMemory, maximum: int | None = None) -> int:
         """As `largest_batch`, of a step that is written down already."""
+        if not memory.is_foreseen:
+            # XLA's kernels for twice the batch may take four times as much: what is measured beyond
+            # an estimate is the step itself, and less is not believed.
+            self._pipeline, self._lowest = False, 1.0
         usable = self.usable
         return largest_that(lambda batch: self.predict(memory.at(batch)) <= usable, maximum)
 

@@ -59,7 +59,9 @@ def test_less_than_an_estimate_is_not_believed():
     estimate = MemoryEstimate(100_000, 100_000, 0, 100_000, 10_000, 0)
     budget.observe(estimate, estimate.total // 3)
     believed = budget.predict(estimate)
-    budget.learn_upwards_only()
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    model.compile("sgd", "mse", jit_compile=True)
+    budget.largest_of(StepMemory(model, machine=Machine()))
     assert budget.predict(estimate) > 1.5 * believed
     assert budget.predict(estimate) >= MARGIN * estimate.total
     budget.observe(estimate, 2 * estimate.total)
