@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
+import math
 
 import keras
 import numpy as np
@@ -15,6 +18,14 @@ class NotOpened(ValueError):
     """Why a layer's `call()` can't be written as a graph."""
 
 
+class _NowhereElse(Exception):
+    """A layer that was opened at one call can't be at another."""
+
+    def __init__(self, layer, reason: str):
+        super().__init__(reason)
+        self.layer, self.reason = layer, reason
+
+
 class Opener:
     """Writes models as graphs of layers that hold no others, as far as that is the same.
 
@@ -22,48 +33,62 @@ class Opener:
 
     Attributes:
         closed: of each layer that stays as it is, by its path in the model: why.
-        frozen: models in the place of what was not trainable.
         untold: `fit` does not tell the given model that it is training, though what is in it asks.
     """
 
     def __init__(self):
-        self.closed: dict[str, str] = {}
-        self.frozen: list[keras.Model] = []
         self.untold = False
+        self._never: dict[int, str] = {}  # layers to leave as they are: why
+        self._begin()
+
+    def _begin(self) -> None:
+        self.closed: dict[str, str] = {}
         self._models: dict[int, keras.Model] = {}
-        self._blocks: dict[int, list[tuple[object, keras.Model]]] = {}  # layer -> its calls
+        self._blocks: dict[int, tuple[list, keras.Model]] = {}  # layer -> how it is called
+
+    def opened(self, model: keras.Model, inputs=None) -> keras.Model:
+        """A model with a graph, and in it all that can be opened; or what a call of it does.
+
+        A layer that can't be opened at one of its calls is opened at none: it would be two layers.
+
+        Args:
+            model: the model.
+            inputs: for one without a graph: the symbolic inputs that it is called on.
+
+        Raises:
+            NotOpened: the model is none that a graph can say.
+        """
+        while True:
+            self._begin()
+            try:
+                return self.model(model) if inputs is None else self._called(model, inputs)
+            except _NowhereElse as found:
+                self._never[id(found.layer)] = found.reason
 
     def model(self, old: keras.Model, prefix: str = "") -> keras.Model:
         """A model with a graph, and in it all that can be opened."""
         if id(old) not in self._models:
             new = self._model(ks.functional_of(old), old.name, prefix)
             self._models[id(old)] = new
-            self._note_frozen(old, new)
         return self._models[id(old)]
 
-    def called(self, layer: keras.layers.Layer, inputs) -> keras.Model:
-        """A subclassed model, or any layer, as a graph from symbolic inputs; opened inside, too.
-
-        Raises:
-            NotOpened: with the reason.
-        """
+    def _called(self, layer: keras.Model, inputs) -> keras.Model:
         if not layer.built:
             layer(keras.tree.map_structure(_fresh_like, inputs))
         graph = _graph_of_call(layer, (inputs,), {})
-        new = self._model(graph, layer.name, "", traced=True)
-        self._note_frozen(layer, new)
-        stateful = any(
-            takes_training(one) and one.non_trainable_variables for one in _layers(graph)
-        )
-        self.untold = stateful and not takes_training(layer)
+        new = self._model(graph, layer.name, "", traced=True, inputs=inputs)
+        inside = ks.with_inner(layer)[1:]
+        asks = any(takes_training(one) and one.non_trainable_variables for one in inside)
+        self.untold = asks and not takes_training(layer)
         return new
 
-    def _note_frozen(self, old, new) -> None:
-        if not old.trainable:  # freezing the new one here would freeze what it shares
-            self.frozen.append(new)
-
-    def _model(self, functional, name: str, prefix: str, traced: bool = False) -> keras.Model:
+    def _model(self, functional, name, prefix, traced=False, inputs=None) -> keras.Model:
         tensors = {id(tensor): _input_like(tensor) for tensor in functional.inputs}
+        if inputs is not None:  # the user's, by whose names and places data may be given
+            given = _symbolic(inputs)
+            fresh = {id(tensor): _input_like(tensor) for tensor in given}
+            places = zip(functional.inputs, given)
+            tensors = {id(tensor): fresh[id(one)] for tensor, one in places} | fresh
         for node in ks.nodes_in_order(functional):
             if ks.is_input(node):
                 continue
@@ -73,9 +98,11 @@ class Opener:
             results = self._result(node, args, kwargs, prefix + node.operation.name)
             new = keras.tree.flatten(results)
             tensors.update((id(old), one) for old, one in zip(ks.output_tensors(node), new))
-        inputs, outputs = ks.structure(functional)
+        inputs_like, outputs = ks.structure(functional)
         return keras.Model(
-            keras.tree.map_structure(lambda tensor: tensors[id(tensor)], inputs),
+            keras.tree.map_structure(
+                lambda tensor: tensors[id(tensor)], inputs_like if inputs is None else inputs
+            ),
             keras.tree.map_structure(lambda tensor: tensors[id(tensor)], outputs),
             name=name,
         )
@@ -84,14 +111,18 @@ class Opener:
         """What stands for the outputs of a call."""
         operation = node.operation
         if not isinstance(operation, keras.layers.Layer):
-            return ks.copied(operation)(*args, **kwargs)
+            return _with_known_batch(ks.copied(operation), args)(*args, **kwargs)
         if isinstance(operation, keras.Model) and ks.functional_of(operation) is not None:
             return self.model(operation, path + "/")(*args, **kwargs)
         if _may_open(operation):
             try:
+                if id(operation) in self._never:
+                    raise NotOpened(self._never[id(operation)])
                 return self._opened(node, args, kwargs, path)
             except NotOpened as reason:
-                self.closed[path] = str(reason)
+                if id(operation) in self._blocks:  # opened elsewhere
+                    raise _NowhereElse(operation, str(reason)) from reason
+                self._never[id(operation)] = self.closed[path] = str(reason)
         return operation(*args, **kwargs)
 
     def _opened(self, node, args, kwargs, path: str):
@@ -102,15 +133,17 @@ class Opener:
         if kwargs.get("training"):
             raise NotOpened("it is called with training=True")
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-        before = self._blocks.setdefault(id(layer), [])
-        call = _numbered((args, kwargs), {id(tensor): i for i, tensor in enumerate(given)})
-        model = next((model for other, model in before if _alike(other, call)), None)
-        if model is None:
+        numbers = {id(tensor): i for i, tensor in enumerate(given)}
+        call = [*_numbered((args, kwargs), numbers), *((tuple(t.shape), t.dtype) for t in given)]
+        known = self._blocks.get(id(layer))
+        if known is None:
             graph = _graph_of_call(layer, args, kwargs)
-            name = f"{layer.name}_call_{len(before) + 1}" if before else layer.name
-            model = self._model(graph, name, path + "/", traced=True)
-            self._note_frozen(layer, model)
-            before.append((call, model))
+            model = self._model(graph, layer.name, path + "/", traced=True)
+            self._blocks[id(layer)] = call, model
+        elif _alike(known[0], call):
+            model = known[1]
+        else:
+            raise NotOpened("it is called in two ways, which would be two graphs with one weight")
         results = model(given[0] if len(given) == 1 else given)
         for old, new in zip(ks.output_tensors(node), keras.tree.flatten(results)):
             if ks.has_mask(new) or (old.shape, old.dtype) != (new.shape, new.dtype):
@@ -141,28 +174,65 @@ def _graph_of_call(layer, args, kwargs) -> keras.Model:
         raise NotOpened("its activity_regularizer regularizes what it returns as a whole")
     if ks.is_adapted(layer):
         raise NotOpened("it is quantized or has adapters")
-    with keras.StatelessScope() as scope:
-        graph = _traced(layer, args, kwargs, training=False)
-    if scope.state_mapping:
-        changed = [v.path for v in layer.variables if scope.get_current_value(v) is not None]
-        what = (
-            f"{changed[0]!r}, as random numbers do" if changed else "what random numbers come from"
-        )
-        raise NotOpened(f"its call() changes {what}")
-    generator = np.random.default_rng(0)
-    others = [(v, generator.normal(size=v.shape)) for v in layer.variables if _is_float(v)]
-    with keras.StatelessScope(others):
-        again = _traced(layer, args, kwargs, training=True)
-    _check_alike(_calls(graph), _calls(again))
-    inside = {id(v) for inner in _layers(graph) for v in inner.variables}
+    if layer.metrics:
+        raise NotOpened("it keeps metrics")
+    inside = ks.with_inner(layer)
+    attributes = [dict(vars(one)) for one in inside]
+    try:
+        graph = _traced_alike(layer, args, kwargs)
+    finally:
+        for one, before in zip(inside, attributes):
+            vars(one).clear()  # its own notes of calls, which may hold symbolic tensors
+            vars(one).update(before)
+    used = {id(one) for called in _layers(graph) for one in ks.with_inner(called)}
+    reached = {id(v) for called in _layers(graph) for v in called.variables}
+    for called in _layers(graph):
+        if not any(called is one for one in inside):
+            raise NotOpened(f"its call() calls the layer {called.name!r}, which it does not hold")
+    for one in inside:
+        if id(one) in used and one is not layer:
+            _check_functions(repr(one.name), _held(vars(one)), inside, own=ks.with_inner(one))
     for variable in layer.variables:
         # The state of a generator that nothing drew from is no loss.
-        if id(variable) not in inside and _is_float(variable):
+        if id(variable) not in reached and variable.name != "seed_generator_state":
             raise NotOpened(
                 f"its call() uses {variable.path!r} otherwise than by calling a layer on what "
                 "comes in, or not at all"
             )
     return graph
+
+
+def _traced_alike(layer, args, kwargs) -> keras.Model:
+    """The graph of a call, which is the same in training and with any weights."""
+    graph = None
+    draws = np.random.default_rng(0)
+    normal = [(variable, draws.normal(size=variable.shape)) for variable in layer.variables]
+    for training, sign in ((False, 0), (True, 1), (True, -1)):
+        given = {
+            id(variable): _like(variable, sign * values) for variable, values in normal if sign
+        }
+        pairs = [(variable, given[id(variable)]) for variable, _ in normal if sign]
+        with keras.StatelessScope(pairs, collect_losses=True) as scope:
+            traced = _traced(layer, args, kwargs, training)
+        if scope.losses:
+            raise NotOpened("its call() adds losses")
+        changed = {key for key, value in scope.state_mapping.items() if value is not given.get(key)}
+        if changed:
+            path = next((v.path for v in layer.variables if id(v) in changed), None)
+            what = "what random numbers come from" if path is None else f"{path!r}"
+            raise NotOpened(f"its call() changes {what}")
+        if graph is None:
+            graph = traced
+        else:
+            _check_alike(_calls(graph), _calls(traced), layer)
+    return graph
+
+
+def _like(variable, values):
+    """Other numbers, in the type of a variable."""
+    kind = np.dtype("float32" if variable.dtype == "bfloat16" else variable.dtype).kind
+    values = values if kind in "fc" else np.abs(values) > 0.5 if kind == "b" else 9 * np.abs(values)
+    return keras.ops.convert_to_tensor(values, dtype=variable.dtype)
 
 
 def takes_training(layer) -> bool:
@@ -243,8 +313,9 @@ class _Number(int):
     """Which symbolic tensor; no number of the user's is one."""
 
 
-def _check_alike(calls, others) -> None:
+def _check_alike(calls, others, layer) -> None:
     """Refuse what differs between two traces, but for what says whether it is training."""
+    inside = ks.with_inner(layer)
     if len(calls) != len(others):
         raise NotOpened("its call() does something else in training than in inference")
     for (operation, given), (other, given_then) in zip(calls, others):
@@ -254,8 +325,11 @@ def _check_alike(calls, others) -> None:
             if not bare or not _alike(_attributes(operation), _attributes(other)):
                 raise NotOpened("its call() does something else in training than in inference")
         told, told_then = _training(given), _training(given_then)
-        if told is not None and told == told_then:
-            raise NotOpened(f"its call() always tells {name} training={told}")
+        if (told, told_then) not in ((None, None), (False, True)):
+            said = told_then if told == told_then else "something else than it is told"
+            raise NotOpened(f"its call() always tells {name} training={said}")
+        if told is False and _by_default(layer) not in (None, _by_default(operation) or False):
+            raise NotOpened(f"{name} trains by default, and it does not")
         if not _alike(given, given_then, without="training"):
             raise NotOpened(
                 f"what its call() gives to {name} is computed from weights or differs between "
@@ -263,6 +337,73 @@ def _check_alike(calls, others) -> None:
             )
         if any(isinstance(value, keras.Variable) for _, value in given):
             raise NotOpened(f"its call() gives a weight to {name}, which is no layer's own")
+        if operation is not None and not isinstance(operation, keras.layers.Layer):
+            if ks.bare_operation_name(operation) is None:
+                raise NotOpened(f"{name} is an operation of its own, which may hold weights")
+            given = [*given, *_attributes(operation)]
+        _check_functions(name, [value for _, value in given], inside)
+
+
+def _check_functions(name: str, values, inside, own=()) -> None:
+    """Refuse functions through which something computes with weights of layers not its own."""
+    weights = {id(v) for one in inside for v in (one, *one.variables)}
+    weights -= {id(v) for one in own for v in (one, *one.variables)}
+    for value in values:
+        if weights & _reached_by(value):
+            raise NotOpened(f"{name} is given a function that may compute with weights of others")
+
+
+def _held(values: dict) -> list:
+    """Functions among attributes; layers and variables are known."""
+    flat = keras.tree.flatten(list(values.values()))
+    return [one for one in flat if inspect.isroutine(one) or isinstance(one, functools.partial)]
+
+
+def _reached_by(value, depth: int = 4) -> set[int]:
+    """The ids of objects that a function was made with: bound to it, or closed over."""
+    if isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+    elif inspect.isroutine(value):
+        cells = getattr(value, "__closure__", None) or ()
+        parts = [getattr(value, "__self__", None), *_contents(cells)]
+    else:
+        return set()
+    found = {id(part) for part in parts}
+    return found.union(*(_reached_by(part, depth - 1) for part in parts)) if depth else found
+
+
+def _contents(cells) -> list:
+    contents = []
+    for cell in cells:
+        with contextlib.suppress(ValueError):  # not filled yet
+            contents.append(cell.cell_contents)
+    return contents
+
+
+def _by_default(layer) -> bool | None:
+    """What `training` is where nobody says it."""
+    parameters = inspect.signature(layer.call).parameters
+    default = parameters["training"].default if "training" in parameters else None
+    return default if isinstance(default, bool) else None
+
+
+def _with_known_batch(operation, args):
+    """A reshape to the batch that was asked for: unknown while a graph is written, it is None."""
+    shape = getattr(operation, "newshape", None)
+    if not isinstance(shape, (list, tuple)) or None not in shape:
+        return operation
+    sizes = [size for size in shape if size is not None]
+    rest, there = args[0].shape[1:], args[0].shape[0]
+    if there is None and len(sizes) == len(shape) - 1 and shape[0] is None:
+        if -1 not in sizes:
+            operation.newshape = (-1, *sizes)
+            return operation
+        known = math.prod(size for size in sizes if size != -1)
+        if None not in rest and sizes.count(-1) == 1 and known:
+            other = math.prod(rest) // known
+            operation.newshape = (-1, *(other if size == -1 else size for size in sizes))
+            return operation
+    raise NotOpened(f"{operation.name!r} reshapes to a size that is unknown here")
 
 
 def _attributes(operation) -> list[tuple]:
@@ -294,12 +435,8 @@ def _equal(one, other) -> bool:
     return bool(one == other)
 
 
-def _is_float(variable) -> bool:
-    return keras.backend.is_float_dtype(variable.dtype)
-
-
 def _layers(graph: keras.Model) -> list[keras.layers.Layer]:
-    operations = (node.operation for node in ks.nodes_in_order(graph))
+    operations = [node.operation for node in ks.nodes_in_order(graph) if not ks.is_input(node)]
     return [one for one in operations if isinstance(one, keras.layers.Layer)]
 
 

@@ -118,15 +118,21 @@ def check_layers(trace: Trace) -> None:
     back before this returns.
 
     Raises:
-        ValueError: with its name, for a layer that does not come back from its configuration.
+        ValueError: with its name, for a layer that does not come back from its configuration, or
+            that holds one which another layer holds, too.
     """
     everything = Survivors(np.ones(trace.units.count, bool))
     cloner = _Cloner(trace, everything, None, Removals(), {})
     state = random.getstate()  # from which new layers draw their seeds
+    made: dict[int, object] = {}  # old layer -> new one
     try:
         with initialized_by(_kernels_as_zeros):
             for node in _leaves(ks.functional_of(trace.model)):
                 new = cloner.operation(node.operation)
+                for old, other in zip(_with_inner(node.operation), _with_inner(new)):
+                    if made.setdefault(id(old), other) is not other and old.variables:
+                        path = old.variables[0].path
+                        raise ValueError(_SHARED.format(path=path, layer=node.operation.name))
                 if not ks.is_of_keras(type(node.operation)):
                     given = {id(t): ks.like(t) for t in ks.input_tensors(node)}
                     cloner.result(node, new, given)
@@ -134,8 +140,8 @@ def check_layers(trace: Trace) -> None:
     finally:
         random.setstate(state)
         living = {id(variable) for variable in trace.model.variables}
-        for made in cloner.operations.values():
-            for variable in getattr(made, "variables", ()):
+        for operation in cloner.operations.values():
+            for variable in getattr(operation, "variables", ()):
                 if id(variable) not in living:  # as are those of a layer that two layers hold
                     release_variable(variable)
 
@@ -171,6 +177,8 @@ class _Cloner:
                 keras.tree.map_structure(lambda t: tensors[id(t)], outputs_like),
                 name=old.name,
             )
+        if new.dtype_policy != old.dtype_policy:
+            new.dtype_policy = old.dtype_policy  # which says whether `compile` scales the loss
         if not old.trainable:
             new.trainable = False
             self._restore_trainable(functional)
@@ -182,9 +190,7 @@ class _Cloner:
         for node in _leaves(functional):
             new = self.operations.get(id(node.operation))
             if new is not None:
-                for layer, other in zip(_with_inner(node.operation), _with_inner(new)):
-                    if other.trainable != layer.trainable:
-                        other.trainable = layer.trainable
+                _train_alike(node.operation, new)
 
     def _input(self, tensor):
         layer = ks.maker_of(tensor)
@@ -373,15 +379,46 @@ def settle(trace: Trace, clone: Clone) -> None:
 def transfers(trace: Trace, clone: Clone, keep: dict[int, dict[int, np.ndarray]]) -> list[Transfer]:
     """Which old variable becomes which new one, and what is kept of it.
 
+    What is set on layers and variables, and not in a configuration, is brought over here: whether
+    they are trained, regularizers and constraints.
+
     Raises:
         ValueError: with the layer's name, if the rebuilt layer's variables don't have the shapes
-            that the plan gives them (its rule says something else than its code does).
+            that the plan gives them (its rule says something else than its code does), or if two
+            layers hold the same variable and each would get its own.
     """
     moves: dict[int, Transfer] = {}
     for old_layer, new_layer in clone.pairs(trace):
-        if not isinstance(old_layer, NeuronMask):
-            moves.update((id(m.old), m) for m in _moves(trace, old_layer, new_layer, keep))
+        if isinstance(old_layer, NeuronMask):
+            continue
+        _train_alike(old_layer, new_layer)
+        for move in _moves(trace, old_layer, new_layer, keep):
+            if moves.setdefault(id(move.old), move).new is not move.new:
+                raise ValueError(_SHARED.format(path=move.old.path, layer=old_layer.name))
+            _set_alike(move.old, move.new)
     return list(moves.values())
+
+
+_SHARED = (
+    "The weight {path!r} is held by layer {layer!r} and by another one. Made anew, each of the two "
+    "would have its own. Call the layer to which it belongs in the model's graph itself, or teach "
+    "the tracing the layers that share it (register_rule)."
+)
+
+
+def _train_alike(old, new) -> None:
+    for layer, other in zip(_with_inner(old), _with_inner(new)):
+        if other.trainable != layer.trainable:
+            other.trainable = layer.trainable
+
+
+def _set_alike(old: keras.Variable, new: keras.Variable) -> None:
+    if new.trainable != old.trainable:
+        new.trainable = old.trainable
+    if new.regularizer is not old.regularizer:
+        new.regularizer = old.regularizer
+    if new.constraint is not old.constraint:
+        new.constraint = old.constraint
 
 
 def _moves(trace: Trace, old_layer, new_layer, keep) -> Iterator[Transfer]:

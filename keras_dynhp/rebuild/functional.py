@@ -82,22 +82,20 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
     for move in transfers(trace, clone, {}):
         move.new.assign(move.old)
     settle(trace, clone)
-    for frozen in opener.frozen:
-        clone.operations[id(frozen)].trainable = False
+    if not model.trainable:
+        clone.model.trainable = False
     return clone.model
 
 
 def _opened(opener: Opener, model: keras.Model, inputs) -> keras.Model:
-    if inputs is None and ks.functional_of(model) is not None:
-        return opener.model(model)
-    if inputs is None:
+    if inputs is None and ks.functional_of(model) is None:
         raise ValueError(
             f"Model {model.name!r} is a subclassed model ({type(model).__name__}) or a Sequential "
             "one that is not built, so what it is called on is unknown. Say it: "
             "to_functional(model, keras.Input(shape))."
         )
     try:
-        return opener.called(model, inputs)
+        return opener.opened(model, inputs)
     except NotOpened as reason:
         raise ValueError(
             f"Model {model.name!r} ({type(model).__name__}) can't be written as a graph: {reason}."
