@@ -10,8 +10,9 @@ from keras_dynhp.federated.layout import Layout
 from keras_dynhp.keras_state.model import adopt, refresh_statistics
 from keras_dynhp.pruning.following import origins_of
 from keras_dynhp.pruning.frozen import find_unfrozen_groups
-from keras_dynhp.rebuild.clone import clone_model, settle, transfers
+from keras_dynhp.rebuild.clone import clone_model
 from keras_dynhp.rebuild.in_place import rebuild_in_place
+from keras_dynhp.rebuild.moves import settle, transfers
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
 from keras_dynhp.rebuild.release import put_value, release_variable
 from keras_dynhp.rebuild.transfer import Transfer

@@ -12,7 +12,7 @@ from keras_dynhp.graph.groups import ChannelGroups
 from keras_dynhp.pruning.fading import Fading, Originals, restore
 from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.selection import select
-from keras_dynhp.rebuild.clone import check_layers
+from keras_dynhp.rebuild.checks import check_layers
 
 __all__ = ["GlobalNetwork"]
 

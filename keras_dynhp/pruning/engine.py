@@ -25,7 +25,7 @@ from keras_dynhp.pruning.goals import Goals
 from keras_dynhp.pruning.numbering import Numbering
 from keras_dynhp.pruning.pace import learning_rate_factor, shrinkage
 from keras_dynhp.pruning.selection import select
-from keras_dynhp.rebuild.clone import check_layers
+from keras_dynhp.rebuild.checks import check_layers
 from keras_dynhp.rebuild.in_place import rebuild_in_place, scope_of
 from keras_dynhp.rebuild.plan import plan_rebuild
 from keras_dynhp.rebuild.transfer import Transfer

@@ -132,24 +132,24 @@ def _pairs(old, new):
 
 def _give_functions(old, new) -> None:
     """Let a new layer, and those inside it, hold the very functions that the old ones hold."""
+    inside = ks.with_inner(old)
     for one, other in _pairs(old, new):
         config = None
         for name, live in vars(one).items():
             made = vars(other).get(name)
-            if made is live or not callable(made) or not _is_given(live, one):
+            if made is live or not callable(made) or not _is_given(live, *inside):
                 continue
             config = config_of(one) if config is None else config
             if name.lstrip("_") in config:
                 setattr(other, name, live)
 
 
-def _is_given(thing, layer) -> bool:
-    """Whether something may be a user's function that the layer got, not one bound to the layer."""
+def _is_given(thing, *layers) -> bool:
+    """Whether something may be a user's function that a layer got, not one bound to these."""
     if not callable(thing) or isinstance(thing, (keras.layers.Layer, type)):
         return False
     if ks.is_of_keras(thing if inspect.isroutine(thing) else type(thing)):
         return False
-    if getattr(thing, "__self__", None) is layer:
-        return False
     cells = getattr(thing, "__closure__", None) or ()
-    return not any(cell.cell_contents is layer for cell in cells)
+    bound = {id(getattr(thing, "__self__", None)), *(id(cell.cell_contents) for cell in cells)}
+    return not any(id(layer) in bound for layer in layers)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,15 +13,12 @@ from keras_dynhp.graph import labels as lb
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import Trace
 from keras_dynhp.keras_state import graph as ks
-from keras_dynhp.keras_state.model import refresh_statistics
 from keras_dynhp.keras_state.strided import sidestep_strided_kernels
 from keras_dynhp.keras_state.variables import initialized_by
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import NeuronMask
 from keras_dynhp.rebuild.anew import config_of, layer_from_config
-from keras_dynhp.rebuild.release import release_variable
 from keras_dynhp.rebuild.removal import Removals
-from keras_dynhp.rebuild.transfer import Transfer
 
 
 class Masks(Protocol):
@@ -52,14 +46,14 @@ class Clone:
 
     def pairs(self, trace: Trace) -> list[tuple[object, object]]:
         """(old layer, new layer) for every layer of the graph, models inside models followed."""
-        return self._pairs(_leaves(ks.functional_of(trace.model)))
+        return self._pairs(leaves(ks.functional_of(trace.model)))
 
     def pairs_and_models(self, trace: Trace) -> list[tuple[object, object]]:
         """As `pairs`, and the models inside the model, inner ones first; in wrappers, too."""
         inside = ks.models_inside(trace.model)
         pairs = {id(old): (old, new) for old, new in self.pairs(trace)}
         for model in inside:
-            pairs.update((id(one[0]), one) for one in self._pairs(_leaves(ks.functional_of(model))))
+            pairs.update((id(one[0]), one) for one in self._pairs(leaves(ks.functional_of(model))))
         return [*pairs.values(), *((old, self.operations[id(old)]) for old in inside)]
 
     def _pairs(self, nodes) -> list[tuple[object, object]]:
@@ -67,7 +61,8 @@ class Clone:
         return [(old, self.operations[id(old)]) for old in operations if id(old) in self.operations]
 
 
-def _leaves(functional):
+def leaves(functional):
+    """The first call of every layer of a graph, models inside it followed."""
     seen = set()
     for node in ks.nodes_in_order(functional):
         operation = node.operation
@@ -76,7 +71,7 @@ def _leaves(functional):
         seen.add(id(operation))
         inner = ks.functional_of(operation) if isinstance(operation, keras.Model) else None
         if inner is not None:
-            yield from _leaves(inner)
+            yield from leaves(inner)
         else:
             yield node
 
@@ -99,54 +94,21 @@ def clone_model(
         The clone. Its vectors hold their initial values (masks keep them), all else zeros.
     """
     clone = Clone(model=None)
-    cloner = _Cloner(trace, survivors, masks, removals or Removals(), clone.operations)
-    with initialized_by(_kernels_as_zeros):
+    cloner = Cloner(trace, survivors, masks, removals or Removals(), clone.operations)
+    with initialized_by(kernels_as_zeros):
         clone.model = cloner.model(trace.model)
     sidestep_strided_kernels(clone.model)
     return clone
 
 
-def _kernels_as_zeros(variable, initializer, initialize) -> None:
+def kernels_as_zeros(variable, initializer, initialize) -> None:
     """Random values for a kernel take time, and are overwritten with what the old one keeps."""
     initialize(keras.initializers.Zeros() if len(variable.shape) > 1 else initializer)
 
 
-def check_layers(trace: Trace) -> None:
-    """Make every layer anew once, as a rebuild will, while there is nothing to lose yet.
+class Cloner:
+    """Makes a traced model anew, piece by piece; see `clone_model`."""
 
-    Only a user's own layers are built for it, and models in wrappers; what they took is given
-    back before this returns.
-
-    Raises:
-        ValueError: with its name, for a layer that does not come back from its configuration, or
-            that holds one which another layer holds, too.
-    """
-    everything = Survivors(np.ones(trace.units.count, bool))
-    cloner = _Cloner(trace, everything, None, Removals(), {})
-    state = random.getstate()  # from which new layers draw their seeds
-    made: dict[int, object] = {}  # old layer -> new one
-    try:
-        with initialized_by(_kernels_as_zeros):
-            for node in _leaves(ks.functional_of(trace.model)):
-                new = cloner.operation(node.operation)
-                for old, other in zip(_with_inner(node.operation), _with_inner(new)):
-                    if made.setdefault(id(old), other) is not other and old.variables:
-                        path = old.variables[0].path
-                        raise ValueError(_SHARED.format(path=path, layer=node.operation.name))
-                if not ks.is_of_keras(type(node.operation)):
-                    given = {id(t): ks.like(t) for t in ks.input_tensors(node)}
-                    cloner.result(node, new, given)
-                    list(_moves(trace, node.operation, new, {}))
-    finally:
-        random.setstate(state)
-        living = {id(variable) for variable in trace.model.variables}
-        for operation in cloner.operations.values():
-            for variable in getattr(operation, "variables", ()):
-                if id(variable) not in living:  # as are those of a layer that two layers hold
-                    release_variable(variable)
-
-
-class _Cloner:
     def __init__(self, trace, survivors, masks, removals, operations):
         self.trace = trace
         self.survivors = survivors
@@ -187,10 +149,10 @@ class _Cloner:
 
     def _restore_trainable(self, functional) -> None:
         """Freezing a model froze its layers; put each layer's own setting back."""
-        for node in _leaves(functional):
+        for node in leaves(functional):
             new = self.operations.get(id(node.operation))
             if new is not None:
-                _train_alike(node.operation, new)
+                train_alike(node.operation, new)
 
     def _input(self, tensor):
         layer = ks.maker_of(tensor)
@@ -345,98 +307,19 @@ def _select(tensor, kept, axis, as_layer):
 def _adapt(old, new) -> None:
     """Quantize what is quantized in an operation, and give adapters to what has them."""
     if ks.is_adapted(old):
-        for one, other in zip(_with_inner(old), _with_inner(new)):
+        for one, other in zip(with_inner(old), with_inner(new)):
             ks.adapt_alike(one, other)
 
 
-def _with_inner(layer):
+def with_inner(layer):
     """A layer and the layers inside it, outermost first, without masks."""
     return [
         inner for inner in ks.with_inner(layer) if not isinstance(inner, (NeuronMask, MaskedReads))
     ]
 
 
-def _own_variables(layer) -> list[keras.Variable]:
-    """A layer's variables without those of masks inside it."""
-    masks = {id(inner.mask) for inner in ks.with_inner(layer) if isinstance(inner, NeuronMask)}
-    return [variable for variable in layer.variables if id(variable) not in masks]
-
-
-def settle(trace: Trace, clone: Clone) -> None:
-    """Bring over what layers know beside their variables, once those have their values.
-
-    Vocabularies are assets, as in a saved model; a Normalization keeps its statistics twice.
-    """
-    refresh_statistics(clone.model)
-    for old_layer, new_layer in clone.pairs(trace):
-        for old, new in zip(_with_inner(old_layer), _with_inner(new_layer)):
-            if hasattr(old, "save_assets"):
-                with tempfile.TemporaryDirectory() as folder:
-                    old.save_assets(folder)
-                    new.load_assets(folder)
-
-
-def transfers(trace: Trace, clone: Clone, keep: dict[int, dict[int, np.ndarray]]) -> list[Transfer]:
-    """Which old variable becomes which new one, and what is kept of it.
-
-    What is set on layers and variables, and not in a configuration, is brought over here: whether
-    they are trained, regularizers and constraints.
-
-    Raises:
-        ValueError: with the layer's name, if the rebuilt layer's variables don't have the shapes
-            that the plan gives them (its rule says something else than its code does), or if two
-            layers hold the same variable and each would get its own.
-    """
-    moves: dict[int, Transfer] = {}
-    for old_layer, new_layer in clone.pairs(trace):
-        if isinstance(old_layer, NeuronMask):
-            continue
-        _train_alike(old_layer, new_layer)
-        for move in _moves(trace, old_layer, new_layer, keep):
-            if moves.setdefault(id(move.old), move).new is not move.new:
-                raise ValueError(_SHARED.format(path=move.old.path, layer=old_layer.name))
-            _set_alike(move.old, move.new)
-    return list(moves.values())
-
-
-_SHARED = (
-    "The weight {path!r} is held by layer {layer!r} and by another one. Made anew, each of the two "
-    "would have its own. Call the layer to which it belongs in the model's graph itself, or teach "
-    "the tracing the layers that share it (register_rule)."
-)
-
-
-def _train_alike(old, new) -> None:
-    for layer, other in zip(_with_inner(old), _with_inner(new)):
+def train_alike(old, new) -> None:
+    """Freeze in a new layer what is frozen in an old one, and nothing else."""
+    for layer, other in zip(with_inner(old), with_inner(new)):
         if other.trainable != layer.trainable:
             other.trainable = layer.trainable
-
-
-def _set_alike(old: keras.Variable, new: keras.Variable) -> None:
-    if new.trainable != old.trainable:
-        new.trainable = old.trainable
-    if new.regularizer is not old.regularizer:
-        new.regularizer = old.regularizer
-    if new.constraint is not old.constraint:
-        new.constraint = old.constraint
-
-
-def _moves(trace: Trace, old_layer, new_layer, keep) -> Iterator[Transfer]:
-    path = trace.paths.get(id(old_layer), old_layer.name)
-    old_vars, new_vars = _own_variables(old_layer), _own_variables(new_layer)
-    if len(old_vars) != len(new_vars):
-        raise ValueError(
-            f"Layer {path!r} ({type(old_layer).__name__}) has {len(old_vars)} variables, and "
-            f"{len(new_vars)} when made anew from its get_config(). Its configuration must "
-            "say everything that its build() needs."
-        )
-    for old, new in zip(old_vars, new_vars):
-        kept = keep.get(id(old), {})
-        want = tuple(len(kept[a]) if a in kept else d for a, d in enumerate(old.shape))
-        if tuple(new.shape) != want:
-            raise ValueError(
-                f"Layer {path!r} ({type(old_layer).__name__}): {old.path!r} should shrink from "
-                f"{tuple(old.shape)} to {want}, but the rebuilt layer makes it "
-                f"{tuple(new.shape)}. The layer's rule does not say what the layer does."
-            )
-        yield Transfer(old, new, dict(kept))

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 
 from keras_dynhp.graph.groups import check_backend
-from keras_dynhp.graph.opening import NotOpened, Opener
+from keras_dynhp.graph.opening import Opener
+from keras_dynhp.graph.same_calls import NotOpened
 from keras_dynhp.graph.survivors import Survivors
 from keras_dynhp.graph.trace import trace_model
 from keras_dynhp.keras_state import graph as ks
-from keras_dynhp.rebuild.clone import clone_model, settle, transfers
+from keras_dynhp.rebuild.clone import clone_model
+from keras_dynhp.rebuild.moves import settle, transfers
 
 
 def to_functional(model: keras.Model, inputs=None) -> keras.Model:
@@ -77,14 +79,78 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
                 "copy they do.",
                 stacklevel=2,
             )
+        own = [name for name in _OF_TRAINING if getattr(type(model), name) is not _usual(name)]
+        if own:
+            warnings.warn(
+                f"The copy has the usual {own[0]}(), and {type(model).__name__} one of its own: "
+                "give the copy to a class with that, or train it as that does.",
+                stacklevel=2,
+            )
         trace = trace_model(shared)
         clone = clone_model(trace, Survivors(np.ones(trace.units.count, bool)))
     for move in transfers(trace, clone, {}):
         move.new.assign(move.old)
     settle(trace, clone)
+    if clone.model.dtype_policy != model.dtype_policy:
+        clone.model.dtype_policy = model.dtype_policy
     if not model.trainable:
         clone.model.trainable = False
+    _check_same(model, clone.model)
     return clone.model
+
+
+# What a class may do in another way in `fit`, of which a graph says nothing.
+_OF_TRAINING = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+
+
+def _usual(name: str):
+    return getattr(keras.Model, name)
+
+
+def _check_same(model: keras.Model, copy: keras.Model) -> None:
+    """Refuse a copy that computes something else: of layers whose configurations say too little.
+
+    Raises:
+        ValueError: by how much it is off.
+    """
+    draws = np.random.default_rng(0)
+    made = [_drawn(tensor, draws) for tensor in copy.inputs]
+    inputs_like, _ = ks.structure(copy)
+    try:
+        x = keras.tree.pack_sequence_as(inputs_like, made)
+        wanted, again = _outputs(model, x), _outputs(model, x)
+    except Exception:  # numbers like these are nothing for it, words for example
+        return
+    for one, same, other in zip(wanted, again, _outputs(copy, x)):
+        off = np.abs(one - other).max(initial=0.0)
+        allowed = _ROUNDING[str(one.dtype)] * (1 + np.abs(one).max(initial=0.0))
+        if off > allowed and np.abs(one - same).max(initial=0.0) <= allowed:  # not by chance
+            raise ValueError(
+                f"A copy of {model.name!r} computes something else than the model: up to {off:.3g} "
+                "off. It has a layer that get_config() does not say everything about, such as "
+                "what was changed after it was made. Let get_config() and from_config() of your "
+                "own layers make the same layer."
+            )
+
+
+_ROUNDING = {"float64": 1e-6, "float32": 1e-4}  # and what becomes of half precision
+
+
+def _drawn(tensor: keras.KerasTensor, draws) -> np.ndarray:
+    """A few samples; numbers that may count something are 0 or 1."""
+    shape = [2, *(size or 16 for size in tensor.shape[1:])]
+    if keras.backend.is_float_dtype(tensor.dtype):
+        return draws.normal(size=shape).astype("float32")
+    return draws.integers(0, 2, shape).astype("bool" if tensor.dtype == "bool" else "int32")
+
+
+def _outputs(model: keras.Model, x) -> list[np.ndarray]:
+    """What a model answers, which leaves its state as it is."""
+    trained = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+    made, _ = model.stateless_call(trained, others, x, training=False)
+    found = [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(made)]
+    return [one if one.dtype == "float64" else one.astype("float32") for one in found]
 
 
 def _opened(opener: Opener, model: keras.Model, inputs) -> keras.Model:

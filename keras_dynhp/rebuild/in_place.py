@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_dynhp.keras_state.model import adopt
-from keras_dynhp.rebuild.clone import clone_model, settle, transfers
+from keras_dynhp.rebuild.clone import clone_model
+from keras_dynhp.rebuild.moves import settle, transfers
 from keras_dynhp.rebuild.optimizer import plan_optimizer
 from keras_dynhp.rebuild.plan import RebuildPlan
 from keras_dynhp.rebuild.release import put_value, release_variable

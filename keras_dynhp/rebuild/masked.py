@@ -15,7 +15,8 @@ from keras_dynhp.graph.trace import Trace, trace_model
 from keras_dynhp.keras_state import graph as ks
 from keras_dynhp.layers.masked_reads import MaskedReads
 from keras_dynhp.layers.neuron_mask import Index, NeuronMask
-from keras_dynhp.rebuild.clone import clone_model, settle, transfers
+from keras_dynhp.rebuild.clone import clone_model
+from keras_dynhp.rebuild.moves import settle, transfers
 from keras_dynhp.rebuild.plan import RebuildPlan, plan_rebuild
 
 

@@ -71,28 +71,51 @@ def mixes_channels(activation) -> str | None:
 
 
 def _acts_on_each_number(function, rank: int) -> bool:
-    """Whether the graph of a function shows that no number has to do with another."""
-    x = keras.Input(batch_shape=(2, 3, 4, 5, 6)[:rank])
+    """Whether the graph of a function shows that no number has to do with another.
+
+    The graph must be the same whatever the sizes are, and what is then computed, too.
+    """
+    sizes = (2, 3, 4, 5, 6)[:rank], (3, 17, 9, 33, 12)[:rank], (1, 300, 41, 2, 3)[:rank]
+    graphs = [_elementwise_calls(function, shape) for shape in sizes]
+    if None in graphs or not graphs[0] == graphs[1] == graphs[2]:
+        return False
+    x = np.linspace(-4, 4, 2 * 3 * 6**rank, dtype="float32")[: 6**rank].reshape([6] * rank)
+    half = (slice(0, 3),) * rank
+    try:
+        whole, part = (np.asarray(function(keras.ops.convert_to_tensor(v))) for v in (x, x[half]))
+    except Exception:
+        return False
+    return whole.shape == x.shape and np.allclose(whole[half], part, 1e-5, 1e-6, equal_nan=True)
+
+
+def _elementwise_calls(function, shape) -> list | None:
+    """The operations of a function and their constants; None if some are not on every number."""
+    x = keras.Input(batch_shape=shape)
     try:
         y = function(x)
         nodes = [] if y is x else ks.nodes_in_order(keras.Model(x, y))
     except Exception:  # it does not work with symbolic tensors: a function of tf, perhaps
-        return False
-    return y.shape == x.shape and all(ks.is_input(one) or _is_elementwise(one, x) for one in nodes)
+        return None
+    calls = [_constants(node, x) for node in nodes if not ks.is_input(node)]
+    return None if y.shape != x.shape or None in calls else calls
 
 
-def _is_elementwise(node, x) -> bool:
-    operation = node.operation
-    rule, _ = find_rule(operation)
+def _constants(node, x) -> tuple | None:
+    """What is called with which numbers; None if a number has to do with others."""
+    rule, _ = find_rule(node.operation)
+    if rule is not elementwise and rule is not arithmetic and rule is not clip:
+        return None
     given = keras.tree.flatten(ks.call_arguments(node))
-    if rule is clip:
-        given += [operation.x_min, operation.x_max]
-    elif rule is not elementwise and rule is not arithmetic:
-        return False
-    return all(
-        one.shape == x.shape if isinstance(one, keras.KerasTensor) else np.ndim(one) == 0
-        for one in given
-    )
+    if not isinstance(node.operation, keras.layers.Layer):
+        given += keras.tree.flatten(ks.given_attributes(node.operation))
+    numbers = []
+    for one in given:
+        symbolic = isinstance(one, keras.KerasTensor)
+        if one.shape != x.shape if symbolic else np.ndim(one):
+            return None
+        if not symbolic and not isinstance(one, keras.Variable):
+            numbers.append(one.item() if hasattr(one, "item") else str(one))
+    return type(node.operation), numbers
 
 
 zero_kept_by(keras.layers.Activation, when=lambda layer: keeps_zero(layer.activation))
