@@ -30,8 +30,9 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
 
     A graph has one way through it. So a layer stays as it is, with a warning that says why, if
     its `call()` branches on `training`, computes with weights that are no inner layer's own or
-    constants made from weights or random numbers, adds losses, or is given Keras's masks. As
-    before, none of the neurons in such a block is pruned, nor those that it reads.
+    constants made from weights or random numbers, changes weights, adds losses, or is given
+    Keras's masks, and if it is called in two ways. As before, none of the neurons in such a block
+    is pruned, nor those that it reads. At the end the copy is compared with the model.
 
     Args:
         model: a built Sequential or Functional model, or a subclassed one.
@@ -44,7 +45,8 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
     Raises:
         TypeError: if `model` is not a Keras model.
         ValueError: for a subclassed model without `inputs`, or one whose `call()` can't be
-            written as a graph; if another backend is in use.
+            written as a graph; if a layer that stays can't be made anew, or would compute
+            something else; if another backend is in use.
 
     Example:
 
@@ -79,6 +81,13 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
                 "copy they do.",
                 stacklevel=2,
             )
+        twice = _in_two_graphs(shared)
+        if twice:
+            warnings.warn(
+                f"The layer {twice[0]!r} is called in two of the models that the copy is made of. "
+                "Keras saves that and can't load it: use save_weights and load_weights.",
+                stacklevel=2,
+            )
         own = [name for name in _OF_TRAINING if getattr(type(model), name) is not _usual(name)]
         if own:
             warnings.warn(
@@ -97,6 +106,19 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
         clone.model.trainable = False
     _check_same(model, clone.model)
     return clone.model
+
+
+def _in_two_graphs(model: keras.Model) -> list[str]:
+    """Names of layers that stand in more than one of a model and the models inside it."""
+    seen: dict[int, int] = {}
+    names = []
+    for number, graph in enumerate([model, *ks.models_inside(model)]):
+        for node in ks.nodes_in_order(ks.functional_of(graph)):
+            one = node.operation
+            has_weights = isinstance(one, keras.layers.Layer) and one.variables
+            if has_weights and seen.setdefault(id(one), number) != number:
+                names.append(one.name)
+    return names
 
 
 # What a class may do in another way in `fit`, of which a graph says nothing.

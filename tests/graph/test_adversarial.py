@@ -305,6 +305,13 @@ TOGETHER = {
     "a bound for each": lambda x: ops.clip(x, 0.0, np.arange(x.shape[-1], dtype="float32")),
     "normalized": lambda x: ops.softmax(x, axis=-1) + x,
     "of the rank": lambda x: ops.tanh(x) if len(x.shape) != 3 else ops.softmax(x, axis=1),
+    "by their number": lambda x: ops.tanh(x) / x.shape[-1] ** 0.5,
+    "counted": lambda x: ops.relu(x) * ops.cast(ops.shape(x)[-1], "float32"),
+    "many or few": lambda x: ops.softmax(x) if x.shape[-1] > 7 else ops.relu(x),
+    "other than it looks": lambda x: (
+        ops.relu(x) if hasattr(x, "_keras_history") else x - x[..., :1]
+    ),
+    "a threshold for each": lambda x: ops.nan_to_num(x, nan=np.arange(8, dtype="float32")),
     "nothing symbolic": lambda x: tf.nn.softmax(x),  # Keras can't look into it
 }
 
