@@ -20,8 +20,11 @@ from keras_dynhp.keras_state import graph as ks
 def graph_of_call(layer, args, kwargs) -> keras.Model:
     """What a layer's `call()` does with symbolic tensors, as a model that shares its layers.
 
-    It is traced twice, the second time for training and with other weights. A graph has one way
-    through it and constants that are the same for ever, so both must come out alike.
+    It is traced for inference, and for training with other weights. A graph has one way through it
+    and constants that are the same for ever, so all must come out alike.
+
+    Raises:
+        NotOpened: they do not, or it does what no graph can say.
     """
     if type(layer).__call__ is not keras.layers.Layer.__call__:
         raise NotOpened("it has a __call__() of its own")
@@ -29,7 +32,7 @@ def graph_of_call(layer, args, kwargs) -> keras.Model:
         raise NotOpened("its activity_regularizer regularizes what it returns as a whole")
     if ks.is_adapted(layer):
         raise NotOpened("it is quantized or has adapters")
-    if layer.metrics:
+    if keras.layers.Layer.metrics.fget(layer):  # not those that a model was compiled with
         raise NotOpened("it keeps metrics")
     inside = ks.with_inner(layer)
     attributes = [dict(vars(one)) for one in inside]

@@ -110,6 +110,8 @@ def test_a_subclassed_model_trains_and_becomes_small(tmp_path):
     assert calls(model) == {} and models_beside(model) == []
     check_same(model, new, samples(16, 6))
     x, y = samples(64, 6), samples(64, 2)
+    again = dynhp.to_functional(model, keras.Input((6,)))  # compiled and trained by now
+    np.testing.assert_array_equal(again(x), model(x))
     new.compile("adam", "mse")
     new.fit(x, y, epochs=4, verbose=0, callbacks=[dynhp.DynHP(target=dynhp.Target(compression=2))])
     assert new.count_params() <= model.count_params() / 2
