@@ -49,8 +49,13 @@ def check_alike(calls, others, layer) -> None:
     for (operation, given), (other, given_then) in zip(calls, others):
         name = "the output" if operation is None else f"{operation.name!r}"
         if operation is not other:
-            bare = not isinstance(operation, keras.layers.Layer) and type(operation) is type(other)
-            if not bare or not alike(_attributes(operation), _attributes(other)):
+            if type(operation) is not type(other):
+                raise NotOpened("its call() does something else in training than in inference")
+            if isinstance(operation, keras.layers.Layer):
+                raise NotOpened(
+                    f"its call() makes {name} anew, or calls different ones in training"
+                )
+            if not alike(_attributes(operation), _attributes(other)):
                 raise NotOpened("its call() does something else in training than in inference")
         told, told_then = _training(given), _training(given_then)
         if (told, told_then) not in ((None, None), (False, True)):

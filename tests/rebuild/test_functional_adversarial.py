@@ -129,6 +129,11 @@ class CallsWhatItDoesNotHold(Block):
         return super().call(OUTSIDE(x))
 
 
+class MakesALayer(Block):
+    def call(self, x):
+        return layers.Activation("relu", name="relu")(super().call(x))
+
+
 class AsksForTheBatch(Block):
     def call(self, x):
         more = ops.mean(self.a(x), axis=-1, keepdims=True)
@@ -146,6 +151,7 @@ REASONS = {
     ToldTheOpposite: "always tells 'dropout.*' training=something else than it is told",
     TrainsByDefault: "'random_contrast.*' trains by default, and it does not",
     Measures: "keeps metrics",
+    MakesALayer: "makes 'relu' anew",
     AsksForTheBatch: "'broadcast_to.*' makes a size that is unknown here",
     CallsWhatItDoesNotHold: "calls the layer 'dense.*', which it does not hold",
 }
