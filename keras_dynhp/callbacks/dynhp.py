@@ -30,9 +30,9 @@ _NO_LARGER = (
 )
 _XLA = (
     "What a step needs with XLA on a CPU (jit_compile=True) can't be foreseen: convolutions were "
-    "seen to take up to 4.6 times what they do without. Batches are kept small for that, and a "
-    "network unlike those that were measured may still exceed the budget of {budget}. Compile with "
-    "jit_compile=False for larger batches inside it."
+    "seen to take up to 4.6 times what is estimated without. Batches are kept small for that, and "
+    "a network unlike those that were measured may still exceed the budget of {budget}. Compile "
+    "with jit_compile=False for larger batches inside it."
 )
 
 

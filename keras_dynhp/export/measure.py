@@ -246,14 +246,13 @@ def agreement(path: str, model: keras.Model, samples: Samples, arena_bytes: int)
 def _apart(results, details: dict, name: str | None) -> tuple[Agreement, float]:
     """How far one output of TensorFlow Lite Micro is off the others, and off for its range."""
     got, *others = (one.astype(np.float64) for one in results)
-    differences = [np.abs(got - expected) for expected in others]
+    scale = details["quantization"][0]
+    whole = np.issubdtype(results[0].dtype, np.integer) and not scale
+    differences = [np.not_equal(got, one) if whole else np.abs(got - one) for one in others]
     difference = min(differences, key=lambda one: (one.max(), one.mean()))
-    worst, scale = float(difference.max()), details["quantization"][0]
+    worst = float(difference.max())
     equal = float((difference == 0).mean())
-    if not np.issubdtype(results[0].dtype, np.integer):
-        found = Agreement(len(got), worst, "in value", equal, worst, name)
-    elif scale:
-        found = Agreement(len(got), worst, "quantization step(s)", equal, worst * scale, name)
-    else:
+    if whole:
         return Agreement(len(got), 1 - equal, WHOLE, equal, 1 - equal, name), 1 - equal
-    return found, worst / (np.ptp(got) or 1.0)
+    unit, value = ("quantization step(s)", worst * scale) if scale else ("in value", worst)
+    return Agreement(len(got), worst, unit, equal, value, name), worst / (np.ptp(got) or 1.0)

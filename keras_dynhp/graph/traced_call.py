@@ -134,16 +134,15 @@ class _Called(keras.layers.Layer):
         self._run = run
 
     def call(self, inputs, training=None):
-        """Stands for the signature; `compute_output_spec` does the work."""
-        raise NotImplementedError
-
-    def compute_output_spec(self, inputs, training=None):
         try:
             self.outputs = self._run()
         except Exception as error:
             self.error = error
             raise
         return keras.tree.map_structure(ks.like, self.outputs)
+
+    def compute_output_spec(self, inputs, training=None):
+        return self.call(inputs, training)  # on symbolic tensors; Keras's own would trace others
 
 
 def _layers(graph: keras.Model) -> list[keras.layers.Layer]:

@@ -22,8 +22,9 @@ from keras_dynhp.sizes import format_size
 
 # A step differs from its estimate by a few percent either way: kept on the safe side.
 _MARGIN = 1.13
-# What XLA's kernels were seen to take beyond that on a CPU, in activations: 8.2 for convolutions of
-# 7 by 7, 0.1 to 4.5 in 15 other networks at batches of 8 to 512, and nothing in some.
+# What XLA's kernels were seen to take beyond that on a CPU, in activations: up to 8.2 for
+# convolutions of 7 by 7, up to 4.5 in 15 other networks at batches of 8 to 512, and less than
+# nothing in some.
 _XLA_ACTIVATIONS = 8.5
 # Orders of the kernels that are looked at, those among which an unlucky step is sought, and the
 # batch for which their times are taken.

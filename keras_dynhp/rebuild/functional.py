@@ -43,7 +43,7 @@ def to_functional(model: keras.Model, inputs=None) -> keras.Model:
         A Functional model.
 
     Raises:
-        TypeError: if `model` is not a Keras model.
+        TypeError: if `model` is not a Keras model, or `inputs` are not symbolic.
         ValueError: for a subclassed model without `inputs`, or one whose `call()` can't be
             written as a graph; if a layer that stays can't be made anew, or would compute
             something else; if another backend is in use.
@@ -181,6 +181,12 @@ def _opened(opener: Opener, model: keras.Model, inputs) -> keras.Model:
             f"Model {model.name!r} is a subclassed model ({type(model).__name__}) or a Sequential "
             "one that is not built, so what it is called on is unknown. Say it: "
             "to_functional(model, keras.Input(shape))."
+        )
+    given = keras.tree.flatten(inputs)
+    if inputs is not None and not (given and all(isinstance(x, keras.KerasTensor) for x in given)):
+        raise TypeError(
+            "`inputs` must be what the model is called on, a keras.Input such as "
+            f"keras.Input((28, 28, 1)) or a nested structure of them. Received: {inputs!r}"
         )
     try:
         return opener.opened(model, inputs)

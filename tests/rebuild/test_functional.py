@@ -354,6 +354,18 @@ def test_masks_of_keras_close_a_block():
         dynhp.to_functional(model)
 
 
+@pytest.mark.parametrize("inputs", [(6,), np.zeros((2, 6)), [], {"a": keras.Input((6,)), "b": 3}])
+def test_inputs_that_are_none(inputs):
+    with pytest.raises(TypeError, match=r"`inputs` must be .* a keras.Input such as .* Received: "):
+        dynhp.to_functional(Classifier(), inputs)
+
+
+def test_a_sequential_that_is_not_built():
+    model = keras.Sequential([layers.Dense(4), layers.Dense(2)])
+    new = dynhp.to_functional(model, keras.Input((6,)))
+    np.testing.assert_array_equal(new(samples(3, 6)), model(samples(3, 6)))
+
+
 def test_bad_input():
     with pytest.raises(TypeError, match=r"must be a keras.Model. Received: Dense"):
         dynhp.to_functional(layers.Dense(3))
