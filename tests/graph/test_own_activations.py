@@ -42,6 +42,7 @@ TOGETHER = {
     "by their number": lambda x: ops.tanh(x) / x.shape[-1] ** 0.5,
     "counted": lambda x: ops.relu(x) * ops.cast(ops.shape(x)[-1], "float32"),
     "many or few": lambda x: ops.softmax(x) if x.shape[-1] > 7 else ops.relu(x),
+    "another from eight on": lambda x: ops.tanh(x) if x.shape[-1] > 7 else ops.relu(x),
     "other than it looks": lambda x: (
         ops.relu(x) if hasattr(x, "_keras_history") else x - x[..., :1]
     ),
